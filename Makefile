@@ -1,0 +1,65 @@
+# Needs python3 (3.11 or newer) and make. Everything is installed into .venv, once, with the versions in constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint types format bench docs notebooks format clean
+
+help:             ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
+
+demo: $(VENV)/.demo         ## tune a real model through the service, then compare with random search
+	$(BIN)/python benchmarks/demo.py
+
+serve: $(VENV)/.demo        ## run the service until interrupted
+	$(BIN)/suffice serve $(ARGS)
+
+test: lint types            ## everything CI runs: lint, types, tests, docs
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev          ## ruff and the import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev         ## mypy and pyright, both strict
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(VENV)/.dev        ## let ruff fix and format what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev         ## the benchmarks that fill the tables in docs/
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.dev          ## build the documentation into site/
+	$(BIN)/zensical build --clean --strict
+
+notebooks: $(VENV)/.dev     ## run notebooks/*.py and keep the results beside them as .ipynb
+	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
+
+clean:            ## remove what these commands made
+	rm -rf $(VENV) build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The service with what the demo needs, or with what the tests need: the first `make demo` installs less.
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), once. This takes a few minutes."
+	@$(INSTALL) -e '.[server,demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), once. This takes a few minutes."
+	@$(INSTALL) -e '.[server,ax,optuna,dev]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Suffice needs Python 3.11 or newer; '$(PYTHON)' is not. Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "'$(PYTHON)' cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
