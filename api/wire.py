@@ -1,0 +1,267 @@
+"""The shapes of the REST API, shared by the service and the client; pydantic only.
+
+``docs/service.md`` explains them; names and defaults follow the design's words: study, trial, ask, tell, parameter, metric.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+Value = str | bool | int | float  # a parameter's value; JSON keeps the types apart
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$")]
+
+
+class Wire(BaseModel):
+    """Unknown fields are refused, NaN and infinity too."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ParameterSpec(Wire):
+    """One parameter; `suffice.optimizer.Space.from_json` checks which fields its type needs."""
+
+    name: str
+    type: Literal["float", "int", "categorical", "ordinal", "bool", "constant"]
+    low: float | int | None = None
+    high: float | int | None = None
+    log: bool | None = None
+    step: float | int | None = None
+    choices: list[Value] | None = None
+    value: Value | None = None
+    active_if: str | None = None
+
+
+class ObjectiveSpec(Wire):
+    metric: str = "objective"
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+
+class BudgetSpec(Wire):
+    trials: int | None = Field(default=None, ge=1)
+
+
+class StudyCreate(Wire):
+    """POST /v1/studies"""
+
+    name: Name
+    parameters: list[ParameterSpec]
+    objectives: list[ObjectiveSpec] = Field(default_factory=lambda: [ObjectiveSpec()], min_length=1)
+    parameter_constraints: list[str] = []
+    outcome_constraints: list[str] = []
+    acquisition: str = "auto"
+    noise: Literal["auto", "none"] | FiniteFloat = "auto"  # a number: the known standard deviation of the noise
+    budget: BudgetSpec = Field(default_factory=BudgetSpec)
+    seed: int | None = Field(default=None, ge=0, lt=2**53)  # None: the service draws one and reports it
+    lease_seconds: float = Field(default=60.0, gt=0, le=86400)  # a worker that is silent for longer loses its trial
+    max_retries: int = Field(default=3, ge=0, le=100)  # how often a lost or failed trial goes back to the queue
+    metadata: dict[str, Any] = {}
+
+
+class StudyPatch(Wire):
+    """PATCH /v1/studies/{name}: only what is given changes."""
+
+    state: Literal["ACTIVE", "STOPPED"] | None = None  # STOPPED: asks answer Stop, tells are still taken
+    budget: BudgetSpec | None = None
+    lease_seconds: float | None = Field(default=None, gt=0, le=86400)
+    max_retries: int | None = Field(default=None, ge=0, le=100)
+    metadata: dict[str, Any] | None = None
+
+
+class StudyOut(StudyCreate):
+    """A study as the service returns it."""
+
+    seed: int
+    state: Literal["ACTIVE", "STOPPED"]
+    created_at: datetime
+    updated_at: datetime
+    trials: dict[str, int]  # trial state -> how many
+    data_version: int  # rises with everything that changes what the model knows
+
+
+class StudyPage(Wire):
+    studies: list[StudyOut]
+    next_cursor: str | None = None
+
+
+class MeasurementSpec(Wire):
+    metric: str
+    value: FiniteFloat
+    stderr: FiniteFloat | None = Field(default=None, ge=0)
+    step: int | None = Field(default=None, ge=0)
+    gradient: dict[str, FiniteFloat] | None = None
+
+
+class Lease(Wire):
+    token: str
+    expires_at: datetime
+
+
+class SourceOut(Wire):
+    """Where a configuration came from (see suffice.optimizer.Source) and which data it stands on."""
+
+    method: str
+    why: str = ""
+    observations: int = 0
+    pending: int = 0
+    fallbacks: list[str] = []
+    mean: float | None = None
+    sd: float | None = None
+    gain: float | None = None
+    data_version: int | None = None  # the study's data_version when it was computed
+
+
+class TrialOut(Wire):
+    number: int
+    state: Literal["WAITING", "RUNNING", "COMPLETED", "FAILED", "INFEASIBLE", "PRUNED", "EXPIRED", "CANCELLED"]
+    parameters: dict[str, Value]
+    measurements: list[MeasurementSpec] = []
+    source: SourceOut
+    reason: str | None = None
+    worker: str | None = None
+    attempts: int = 0  # how often it was handed out
+    lease: Lease | None = None  # only in the answer to the ask or heartbeat that holds it
+    created_at: datetime
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+class StopOut(Wire):
+    reason: str
+    message: str = ""
+    gain: float | None = None
+    cost: float | None = None
+
+
+class Ask(Wire):
+    """POST /v1/studies/{name}/ask"""
+
+    count: int = Field(default=1, ge=1, le=1000)
+    worker: str | None = Field(default=None, max_length=200)
+    fresh: bool = False  # wait for suggestions that know everything told so far
+    max_wait_s: float = Field(default=30.0, gt=0, le=600)  # 503 with Retry-After when nothing is ready by then
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+
+
+class AskOut(Wire):
+    """Either trials (201) or stop (200)."""
+
+    trials: list[TrialOut] | None = None
+    stop: StopOut | None = None
+
+
+class Tell(Wire):
+    """POST .../trials/{n}/tell: the result (measurements), or state INFEASIBLE with a reason.
+
+    ``lease_token`` may be left out only for trials that are not leased (queued own points told by hand).
+    """
+
+    lease_token: str | None = None
+    measurements: list[MeasurementSpec] = []
+    state: Literal["COMPLETED", "INFEASIBLE", "PRUNED"] = "COMPLETED"
+    reason: str | None = Field(default=None, max_length=2000)
+
+
+class Report(Wire):
+    """POST .../trials/{n}/report: intermediate measurements, each with a step; renews the lease."""
+
+    lease_token: str | None = None
+    measurements: list[MeasurementSpec] = Field(min_length=1)
+
+
+class Heartbeat(Wire):
+    lease_token: str
+
+
+class Fail(Wire):
+    """POST .../trials/{n}/fail: the worker could not run it; it goes back to the queue while retries are left."""
+
+    lease_token: str | None = None
+    reason: str | None = Field(default=None, max_length=2000)
+    retry: bool = True
+
+
+class Cancel(Wire):
+    reason: str | None = Field(default=None, max_length=2000)
+
+
+class TrialAdd(Wire):
+    """A point of one's own: WAITING (the next ask hands it out), or finished history with its measurements."""
+
+    parameters: dict[str, Value]
+    state: Literal["WAITING", "COMPLETED", "INFEASIBLE", "PRUNED", "FAILED"] | None = None  # None: by measurements
+    measurements: list[MeasurementSpec] = []
+    reason: str | None = Field(default=None, max_length=2000)
+
+
+class TrialsAdd(Wire):
+    """POST .../trials: all or nothing."""
+
+    trials: list[TrialAdd] = Field(min_length=1, max_length=10_000)
+
+
+class TrialPage(Wire):
+    trials: list[TrialOut]
+    next_cursor: str | None = None
+
+
+class BestOut(Wire):
+    """The recommended trial. ``mean`` and ``sd`` are the posterior's at its configuration, in the objective's unit."""
+
+    trial: TrialOut
+    mean: float | None = None
+    sd: float | None = None
+    why: str
+
+
+class Predict(Wire):
+    """POST .../predict"""
+
+    configurations: list[dict[str, Value]] = Field(min_length=1, max_length=10_000)
+    max_wait_s: float = Field(default=30.0, gt=0, le=600)
+
+
+class Prediction(Wire):
+    mean: float
+    sd: float  # of the noiseless objective
+
+
+class PredictOut(Wire):
+    metric: str
+    predictions: list[Prediction]
+    observations: int
+    data_version: int
+
+
+class StudyExport(Wire):
+    """GET .../export and POST /v1/studies:import: everything, as one document."""
+
+    format: Literal["suffice/study/1"] = "suffice/study/1"
+    study: StudyOut
+    trials: list[TrialOut]
+
+
+class FieldProblem(Wire):
+    field: str
+    expected: str
+    got: Any = None
+
+
+class ProblemOut(BaseModel):
+    """application/problem+json (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem] = []
+
+
+class Event(Wire):
+    """GET .../events: server-sent events; ``id`` resumes after a lost connection (Last-Event-ID)."""
+
+    id: int
+    event: Literal["study", "trial", "suggestions"]
+    data: dict[str, Any]

@@ -1,0 +1,58 @@
+"""Suffice's core: which configuration to evaluate next, and when to stop.
+
+Names are loaded on first use, so that the light ones (spaces, trials, goals, budgets) never import torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .decision import Budget as Budget
+    from .decision import Stop as Stop
+    from .decision import StopReason as StopReason
+    from .errors import Conflict as Conflict
+    from .errors import InvalidInput as InvalidInput
+    from .errors import NotFound as NotFound
+    from .errors import SufficeError as SufficeError
+    from .objective import Goal as Goal
+    from .objective import Objective as Objective
+    from .objective import OutcomeConstraint as OutcomeConstraint
+    from .parameters import Bool as Bool
+    from .parameters import Categorical as Categorical
+    from .parameters import Constant as Constant
+    from .parameters import Float as Float
+    from .parameters import Int as Int
+    from .parameters import Ordinal as Ordinal
+    from .space import Space as Space
+    from .study import Best as Best
+    from .study import Study as Study
+    from .trial import Measurement as Measurement
+    from .trial import Source as Source
+    from .trial import Suggestion as Suggestion
+    from .trial import Trial as Trial
+    from .trial import TrialState as TrialState
+
+_HOMES = {
+    "decision": ("Budget", "Stop", "StopReason"),
+    "errors": ("Conflict", "InvalidInput", "NotFound", "SufficeError"),
+    "objective": ("Goal", "Objective", "OutcomeConstraint"),
+    "parameters": ("Bool", "Categorical", "Constant", "Float", "Int", "Ordinal"),
+    "space": ("Space",),
+    "study": ("Best", "Study"),
+    "trial": ("Measurement", "Source", "Suggestion", "Trial", "TrialState"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,179 @@
+"""What is measured and what "better" means: objectives, outcome constraints, and the signs and scales of y."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import InvalidInput, Problem
+from .trial import Measurement, Result
+
+Direction = Literal["minimize", "maximize"]
+DEFAULT_METRIC = "objective"
+_METRIC = r"[A-Za-z_][A-Za-z0-9_.\-/]{0,99}"
+_CONSTRAINT = re.compile(rf"\s*({_METRIC})\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """A metric to make small or large."""
+
+    metric: str = DEFAULT_METRIC
+    direction: Direction = "minimize"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not re.fullmatch(_METRIC, self.metric):
+            raise InvalidInput("metric", "a metric's name of letters, digits and _ . - /", self.metric)
+        if self.direction not in ("minimize", "maximize"):
+            raise InvalidInput("direction", "minimize or maximize", self.direction)
+
+    @property
+    def sign(self) -> float:
+        """What a value is multiplied by so that larger is better."""
+        return 1.0 if self.direction == "maximize" else -1.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"metric": self.metric, "direction": self.direction}
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeConstraint:
+    """A bound that a measured metric has to keep, as in ``latency <= 0.2``."""
+
+    metric: str
+    upper: bool  # True: metric <= bound
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str, field: str = "outcome_constraints") -> OutcomeConstraint:
+        match = _CONSTRAINT.fullmatch(text) if isinstance(text, str) else None
+        try:
+            bound = float(match[3]) if match else None
+        except ValueError:
+            bound = None
+        if match is None or bound is None:
+            raise InvalidInput(field, 'a bound on a metric such as "latency <= 0.2"', text)
+        return cls(match[1], match[2] == "<=", bound)
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'<=' if self.upper else '>='} {self.bound!r}"
+
+    def slack(self, value: float) -> float:
+        """How far ``value`` is on the right side of the bound; negative: violated."""
+        return self.bound - value if self.upper else value - self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The objectives and outcome constraints of a study: which metrics exist, and which results are acceptable."""
+
+    objectives: tuple[Objective, ...]
+    outcome_constraints: tuple[OutcomeConstraint, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise InvalidInput("objectives", "at least one objective", [])
+        metrics = [o.metric for o in self.objectives]
+        for i, metric in enumerate(metrics):
+            if metric in metrics[:i]:
+                raise InvalidInput(f"objectives.{i}.metric", "a metric that no other objective uses", metric)
+
+    @classmethod
+    def of(cls, objective: Any, outcome_constraints: Sequence[str] = ()) -> Goal:
+        """From "minimize", an Objective, {metric: direction}, or a list of objectives."""
+        if isinstance(outcome_constraints, str):
+            raise InvalidInput("outcome_constraints", "a list of bounds", outcome_constraints)
+        constraints = tuple(
+            OutcomeConstraint.parse(text, f"outcome_constraints.{i}") for i, text in enumerate(outcome_constraints)
+        )
+        match objective:
+            case str():
+                objectives: list[Objective] = [Objective(direction=objective)]  # type: ignore[arg-type]
+            case Objective():
+                objectives = [objective]
+            case Mapping():
+                objectives = [Objective(metric, direction) for metric, direction in objective.items()]
+            case Sequence() if all(isinstance(o, Objective) for o in objective):
+                objectives = list(objective)
+            case _:
+                raise InvalidInput("objective", '"minimize", "maximize", an Objective, or {metric: direction}', objective)
+        return cls(tuple(objectives), constraints)
+
+    @classmethod
+    def from_json(cls, objectives: Sequence[Mapping[str, Any]], outcome_constraints: Sequence[str] = ()) -> Goal:
+        built: list[Objective] = []
+        for i, definition in enumerate(objectives):
+            unknown = [k for k in definition if k not in ("metric", "direction")]
+            if unknown:
+                raise InvalidInput(f"objectives.{i}.{unknown[0]}", "metric or direction", definition[unknown[0]])
+            try:
+                built.append(Objective(**definition))
+            except InvalidInput as error:
+                raise error.under(f"objectives.{i}") from None
+        return cls.of(built, outcome_constraints)
+
+    @property
+    def objective(self) -> Objective:
+        """The first objective."""
+        return self.objectives[0]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Every metric the study knows, objectives first, each once."""
+        return tuple(dict.fromkeys([o.metric for o in self.objectives] + [c.metric for c in self.outcome_constraints]))
+
+    def check(
+        self, result: Result, stderr: float | None = None, gradient: Mapping[str, float] | None = None, *, complete: bool = True
+    ) -> tuple[Measurement, ...]:
+        """The measurements in ``result``: a number, {metric: value}, or Measurement(s).
+
+        ``complete`` asks for a value of every objective (metrics of outcome constraints may be missing). Raises
+        InvalidInput for unknown or missing metrics and for numbers that are not finite.
+        """
+        measurements = self._measurements(result, stderr, gradient)
+        problems = [
+            Problem(f"measurements.{i}.metric", f"one of the metrics {list(self.metrics)}", m.metric)
+            for i, m in enumerate(measurements)
+            if m.metric not in self.metrics
+        ]
+        given = {m.metric for m in measurements if m.step is None}
+        missing = [o.metric for o in self.objectives if o.metric not in given]
+        if complete and missing:
+            problems.append(Problem("measurements", f"a value of {missing}", sorted(given)))
+        if not measurements:
+            problems.append(Problem("measurements", "at least one measurement", []))
+        if problems:
+            raise InvalidInput.of(problems)
+        return measurements
+
+    def _measurements(
+        self, result: Result, stderr: float | None, gradient: Mapping[str, float] | None
+    ) -> tuple[Measurement, ...]:
+        if isinstance(result, Measurement):
+            return (result,)
+        if isinstance(result, Mapping):
+            if (stderr is not None or gradient is not None) and len(result) > 1:
+                raise InvalidInput("stderr", "Measurements that carry their own stderr and gradient", stderr)
+            return tuple(_measure(metric, value, stderr, gradient) for metric, value in result.items())
+        if isinstance(result, Sequence) and not isinstance(result, str):
+            for i, m in enumerate(result):
+                if not isinstance(m, Measurement):
+                    raise InvalidInput(f"measurements.{i}", "a Measurement", m)
+            return tuple(result)
+        return (_measure(self.objective.metric, result, stderr, gradient),)
+
+    def satisfied(self, values: Mapping[str, float]) -> bool | None:
+        """Whether measured values keep every outcome constraint; None while a bounded metric is unmeasured."""
+        slacks = [c.slack(values[c.metric]) if c.metric in values else None for c in self.outcome_constraints]
+        if any(s is not None and s < 0 for s in slacks):
+            return False
+        return None if None in slacks else True
+
+
+def _measure(metric: str, value: Any, stderr: float | None, gradient: Mapping[str, float] | None) -> Measurement:
+    try:
+        return Measurement(metric, value, stderr, gradient=gradient)
+    except InvalidInput as error:
+        raise error.under(f"measurements.{metric}") from None
