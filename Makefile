@@ -39,10 +39,10 @@ docs: $(VENV)/.dev          ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
 
 notebooks: $(VENV)/.dev     ## run notebooks/*.py and keep the results beside them as .ipynb
-	$(BIN)/jupytext --to ipynb --execute notebooks/*.py
+	$(BIN)/python tests/test_notebooks.py
 
 clean:            ## remove what these commands made
-	rm -rf $(VENV) build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The service with what the demo needs, or with what the tests need: the first `make demo` installs less.

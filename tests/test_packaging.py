@@ -57,7 +57,10 @@ def test_every_direct_dependency_is_pinned():
         if "==" in line and not line.startswith("#")
     }
     project = PYPROJECT["project"]
-    wanted = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    wanted = [
+        *project["dependencies"],
+        *(name for extra in project["optional-dependencies"].values() for name in extra),
+    ]
     names = {canonicalize_name(Requirement(line).name) for line in wanted} - {"suffice"}
     assert names <= pins, f"add to constraints.txt: {sorted(names - pins)}"
 
@@ -89,7 +92,12 @@ def test_a_wheel_holds_the_whole_package_and_nothing_else(wheels: dict[str, Path
     assert {top for top in tops if not re.fullmatch(r"suffice-[\d.]+\.dist-info", top)} == {"suffice"}
 
     kept = {".py", ".typed", ".mako", ".ini"}
-    tree = {path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in kept or path.name == "py.typed"}
+    tree = {
+        path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in kept or path.name == "py.typed"
+    }
     assert {f"suffice/{path.relative_to(ROOT).as_posix()}" for path in tree} <= names
 
 
@@ -100,7 +108,9 @@ def test_the_light_client_works_in_a_clean_environment_beside_decoys(wheels: dic
     venv.create(environment, symlinks=True)
     python = environment / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path).strip())
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheels[how], cwd=tmp_path)
+    run(
+        sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", wheels[how], cwd=tmp_path
+    )
     (suffice,) = distributions(name="suffice", path=[str(site)])
     link_requirements_of(suffice, site)
 
@@ -125,5 +135,5 @@ def link_requirements_of(dist: Distribution, site: Path) -> None:
         for top in {path.parts[0] for path in required.files or []} - {"..", "__pycache__"}:
             link = site / top
             if not link.exists():
-                link.symlink_to(required.locate_file(top))
+                link.symlink_to(str(required.locate_file(top)))
         link_requirements_of(required, site)
