@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from jaxtyping import Float64
+
 from .errors import InvalidInput, Problem
 from .trial import Measurement, Result
 
@@ -170,6 +173,31 @@ class Goal:
         if any(s is not None and s < 0 for s in slacks):
             return False
         return None if None in slacks else True
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The map between an objective's unit and the standardised y of the models, where larger is better.
+
+    ``forward`` and ``backward`` map values; ``spread`` converts standard deviations and gains.
+    """
+
+    sign: float
+    centre: float
+    spread: float
+
+    @classmethod
+    def of(cls, values: Float64[np.ndarray, " n"], sign: float) -> Scale:
+        """The scale that gives ``values`` mean 0 and standard deviation 1 (a spread of 1 where they do not vary)."""
+        spread = float(np.std(values))
+        tiny = 1e-12 * max(1.0, float(np.abs(values).max()))
+        return cls(sign, float(np.mean(values)), spread if spread > tiny else 1.0)
+
+    def forward(self, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        return self.sign * (values - self.centre) / self.spread
+
+    def backward(self, y: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        return self.centre + self.sign * self.spread * y
 
 
 def _measure(metric: str, value: Any, stderr: float | None, gradient: Mapping[str, float] | None) -> Measurement:

@@ -91,8 +91,10 @@ class Space:
                 self.column_names.append(f"active[{text}]")
         self.groups: Int64[np.ndarray, " d"] = np.array(groups, dtype=np.int64)
         self.continuous: BoolArray[np.ndarray, " d"] = np.zeros(len(groups), dtype=bool)
+        self.ordered: BoolArray[np.ndarray, " d"] = np.zeros(len(groups), dtype=bool)  # numbers and long orders: can be relaxed
         for name, p in self.parameters.items():
             self.continuous[self._slices[name]] = math.isinf(p.cardinality)
+            self.ordered[self._slices[name]] = isinstance(p, Float | Int | Ordinal) and p.cardinality > 6
 
     @property
     def dimension(self) -> int:
@@ -143,6 +145,48 @@ class Space:
             applies = np.logical_and.reduce([active[n] for n in constraint.names])
             result += [np.where(applies, np.broadcast_to(part, len(X)), np.inf) for part in parts]
         return result
+
+    def free(self, X: Cube, *, relaxed: bool = False) -> BoolArray[np.ndarray, "n d"]:
+        """Which columns of which rows may move continuously: continuous (``relaxed``: all ordered) and active."""
+        active = self._active(self._split(X), len(X))
+        mask = np.broadcast_to(self.ordered if relaxed else self.continuous, X.shape).copy()
+        for name in self._conditions:
+            mask[:, self._slices[name]] &= active[name][:, None]
+        return mask
+
+    def perturb(self, X: Cube, scale: float, rng: np.random.Generator) -> Cube:
+        """Every row with its numbers moved by normal steps of ``scale`` and some of its choices redrawn."""
+        fresh = self.from_uniform(rng.random((len(X), len(self.parameters))))
+        moved = np.clip(X + scale * rng.standard_normal(X.shape), 0.0, 1.0)
+        for name, p in self.parameters.items():
+            if not isinstance(p, Float | Int | Ordinal):
+                redrawn = rng.random(len(X)) < 0.2
+                moved[:, self._slices[name]] = np.where(
+                    redrawn[:, None], fresh[:, self._slices[name]], X[:, self._slices[name]]
+                )
+        return self.snap(moved)
+
+    def neighbours(self, X: Cube, rng: np.random.Generator) -> Cube:
+        """Configurations that differ from a row in one discrete parameter: other choices, nearby and random numbers."""
+        values = self._split(X)
+        active = self._active(values, len(X))
+        batches = [self._join(moved, self._active(moved, len(X)), len(X)) for moved in self._moves(values, active, rng)]
+        return np.concatenate(batches) if batches else np.empty((0, self.dimension))
+
+    def _moves(self, values: Batch, active: dict[str, np.ndarray], rng: np.random.Generator) -> Iterator[Batch]:
+        n = len(next(iter(values.values())))
+        for name, p in self.parameters.items():
+            if math.isinf(p.cardinality) or p.cardinality == 1 or not active[name].any():
+                continue
+            grid = p.grid()
+            here = np.searchsorted(grid, values[name] - 1e-9 * (1.0 + np.abs(values[name])))
+            if isinstance(p, Categorical | Bool) or len(grid) <= 6:
+                targets = [(here + k) % len(grid) for k in range(1, len(grid))]
+            else:
+                steps = [np.clip(here + k, 0, len(grid) - 1) for k in (-2, -1, 1, 2)]
+                targets = [*steps, rng.integers(len(grid), size=n), rng.integers(len(grid), size=n)]
+            for target in targets:
+                yield {**values, name: grid[target]}
 
     def _split(self, X: Cube) -> Batch:
         return {name: p.from_unit(X[:, self._slices[name]]) for name, p in self.parameters.items()}

@@ -1,0 +1,161 @@
+"""What one more trial is worth: acquisition functions of a posterior, as logarithms with closed-form gradients.
+
+`NoisyExpectedImprovement` is the expected improvement over the best of the noiseless values, integrated over what those
+values may be (Letham, Karrer, Ottoni and Bakshy 2019, eq. 4): the values at observed and pending points are drawn from
+the posterior, and given each draw the improvement at x has a closed form. With exact observations and nothing pending
+there is one draw and it is the analytic expected improvement (Jones, Schonlau and Welch 1998). Logarithms are computed
+as in Ament, Daulton, Eriksson, Balandat and Bakshy 2023 (eq. 9), so that they never underflow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.linalg import solve_triangular
+from scipy.special import erfcx, log_ndtr, logsumexp
+from scipy.stats import norm, qmc
+
+from .models import JITTERS, FitError, GaussianProcess, matern52, squared_distance
+
+Batch = Float64[np.ndarray, "m d"]
+Values = Float64[np.ndarray, " m"]
+Acquisition = Callable[[Batch], tuple[Values, Batch]]  # log value and its gradient at every row
+
+DRAWS = 64  # quasi-random draws of the noiseless values
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def log_h(z: np.ndarray) -> np.ndarray:
+    """log(phi(z) + z Phi(z)), accurate for every z."""
+    out = np.empty_like(z)
+    high = z > -1.0
+    zh = z[high]
+    out[high] = np.log(np.exp(-0.5 * zh * zh - LOG_SQRT_2PI) + zh * norm_cdf(zh))
+    zl = z[~high]
+    # phi(z) (1 - |z| Q(z)/phi(z)); beyond 1e4 the difference is 1/z^2 to double precision
+    ratio = np.where(zl > -1e4, 1.0 + zl * math.sqrt(math.pi / 2.0) * erfcx(-zl / math.sqrt(2.0)), 1.0 / (zl * zl))
+    out[~high] = -0.5 * zl * zl - LOG_SQRT_2PI + np.log(ratio)
+    return out
+
+
+def norm_cdf(z: np.ndarray) -> np.ndarray:
+    return np.exp(log_ndtr(z))
+
+
+class NoisyExpectedImprovement:
+    """log E[(f(x) - max_i f(b_i))+] over the base points b (observed and pending), larger f being better.
+
+    ``incumbents`` says which base points count as attainable; ``draws`` is 1 for exact observations without pending
+    points, where the values are known. Raises FitError when the base covariance is not positive definite.
+    """
+
+    def __init__(
+        self,
+        gp: GaussianProcess,
+        base: Float64[np.ndarray, "b d"],
+        incumbents: np.ndarray,
+        *,
+        draws: int,
+        seed: int,
+    ) -> None:
+        self._gp = gp
+        self._base = base
+        self._s = gp._inverse_lengthscales
+        self._scaled = base * self._s
+        signal = gp.hyperparameters.signal
+        mean, covariance = gp.joint(base)
+        if draws == 1:
+            F = mean[:, None]
+        else:
+            root = _root(covariance, signal)
+            Z = norm.ppf(qmc.Sobol(len(base), seed=seed).random(draws) * (1 - 2e-9) + 1e-9).T if len(base) <= 21201 else (
+                np.random.default_rng(seed).standard_normal((len(base), draws)))
+            F = mean[:, None] + root @ Z
+        self.best = F[incumbents].max(0)  # (draws,)
+        self._L = _root(gp.covariance(base, base), signal)
+        half = solve_triangular(self._L, F - gp.hyperparameters.mean, lower=True, check_finite=False)
+        self._A = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False)  # (b, draws)
+
+    def __call__(self, X: Batch) -> tuple[Values, Batch]:
+        """The logarithm, and its gradient, at every row of X."""
+        h = self._gp.hyperparameters
+        xs = X * self._s
+        k, slope = matern52(squared_distance(xs, self._scaled))  # (m, b)
+        k *= h.signal
+        slope *= h.signal
+        half = solve_triangular(self._L, k.T, lower=True, check_finite=False)  # (b, m)
+        variance = np.maximum(h.signal - (half * half).sum(0), 1e-14 * h.signal)
+        sd = np.sqrt(variance)
+        mu = h.mean + k @ self._A  # (m, draws)
+        z = (mu - self.best) / sd[:, None]
+        lh = log_h(z)
+        total = logsumexp(lh, axis=1)
+        value = np.log(sd) + total - math.log(lh.shape[1])
+        # d log h / d mu = Phi / (h sd); the weights are the draws' shares of the sum
+        shares = np.exp(lh - total[:, None])
+        d_mu = shares * np.exp(log_ndtr(z) - lh) / sd[:, None]  # (m, draws)
+        d_sd = (shares * np.exp(-0.5 * z * z - LOG_SQRT_2PI - lh)).sum(1) / sd  # d log / d sd of h(z) sd, in full
+        weights = d_mu @ self._A.T  # (m, b): pull-back onto k
+        inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, b)
+        weights -= (d_sd / sd)[:, None] * inverse_k
+        weights *= slope
+        gradient = 2.0 * (weights.sum(1)[:, None] * xs - weights @ self._scaled) * self._s
+        return value, gradient
+
+
+class LogFeasibility:
+    """log P(every constraint holds) at x, from one model per constraint, larger values being feasible above ``bound``."""
+
+    def __init__(self, models: list[tuple[GaussianProcess, float]]) -> None:
+        self._models = models
+
+    def __call__(self, X: Batch) -> tuple[Values, Batch]:
+        value, gradient = np.zeros(len(X)), np.zeros_like(X)
+        for gp, bound in self._models:
+            mean, sd, d_mean, d_sd = posterior_with_gradient(gp, X)
+            z = (mean - bound) / sd
+            value += log_ndtr(z)
+            ratio = np.exp(-0.5 * z * z - LOG_SQRT_2PI - log_ndtr(z))
+            gradient += (ratio / sd)[:, None] * (d_mean - z[:, None] * d_sd)
+        return value, gradient
+
+
+class Sum:
+    """The product of acquisitions, as a sum of logarithms."""
+
+    def __init__(self, *parts: Acquisition) -> None:
+        self._parts = parts
+
+    def __call__(self, X: Batch) -> tuple[Values, Batch]:
+        pieces = [part(X) for part in self._parts]
+        return sum(p[0] for p in pieces), sum(p[1] for p in pieces)  # type: ignore[return-value]
+
+
+def posterior_with_gradient(gp: GaussianProcess, X: Batch) -> tuple[Values, Values, Batch, Batch]:
+    """Mean and standard deviation at every row and their gradients."""
+    h, s = gp.hyperparameters, gp._inverse_lengthscales
+    xs, scaled = X * s, gp._scaled
+    k, slope = matern52(squared_distance(xs, scaled))
+    k *= h.signal
+    slope *= 2.0 * h.signal
+    half = solve_triangular(gp.L, k.T, lower=True, check_finite=False)
+    sd = np.sqrt(np.maximum(h.signal - (half * half).sum(0), 1e-14 * h.signal))
+    inverse_k = solve_triangular(gp.L, half, lower=True, trans=1, check_finite=False).T
+    to_mean, to_sd = gp.alpha * slope, -inverse_k * slope / sd[:, None]
+    d_mean = (to_mean.sum(1)[:, None] * xs - to_mean @ scaled) * s
+    d_sd = (to_sd.sum(1)[:, None] * xs - to_sd @ scaled) * s
+    return h.mean + k @ gp.alpha, sd, d_mean, d_sd
+
+
+def _root(covariance: np.ndarray, signal: float) -> np.ndarray:
+    """A lower Cholesky factor, with the smallest jitter that gives one."""
+    eye = np.eye(len(covariance))
+    for jitter in JITTERS[1:]:
+        try:
+            return np.linalg.cholesky(covariance + max(jitter, 1e-8) * signal * eye)
+        except np.linalg.LinAlgError:
+            continue
+    raise FitError

@@ -1,0 +1,51 @@
+"""Which of the evaluated configurations to use."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .errors import NotFound
+from .study import Best
+from .suggest import Definition, Knowledge
+from .surrogate import measured
+from .trial import Trial
+
+
+def recommend(definition: Definition, knowledge: Knowledge) -> Best:
+    """The best completed trial: by posterior mean where measurements are noisy, by observation otherwise.
+
+    Trials whose measurements break an outcome constraint come only when no other is left, the least violation first.
+    Raises NotFound while no trial is completed.
+    """
+    goal = definition.goal
+    trials = measured(knowledge.trials, goal.objective.metric)
+    if not trials:
+        raise NotFound("no trial is completed yet")
+    feasible = [t for t in trials if goal.satisfied(t.values) is not False]
+    if not feasible:
+        trial = min(trials, key=lambda t: _violation(definition, t))
+        mean, sd = _expected(definition, knowledge, trial)
+        return Best(trial, mean, sd, "no trial satisfies the outcome constraints; this one violates them least")
+    model = knowledge.surrogate.objective if knowledge.surrogate else None
+    if model is None or not model.noisy:
+        trial = max(feasible, key=lambda t: goal.objective.sign * t.values[goal.objective.metric])
+        mean, sd = _expected(definition, knowledge, trial)
+        return Best(trial, mean, sd, "best observed value" + ("" if model else " (there is no model yet)"))
+    means, sds = model.predict(definition.space.encode([t.params for t in feasible]))
+    i = int(np.argmax(goal.objective.sign * means))
+    return Best(
+        feasible[i], float(means[i]), float(sds[i]), "best posterior mean among evaluated configurations (noisy objective)"
+    )
+
+
+def _expected(definition: Definition, knowledge: Knowledge, trial: Trial) -> tuple[float | None, float | None]:
+    if knowledge.surrogate is None:
+        return None, None
+    mean, sd = knowledge.surrogate.objective.predict(definition.space.encode([trial.params]))
+    return float(mean[0]), float(sd[0])
+
+
+def _violation(definition: Definition, trial: Trial) -> float:
+    values = trial.values
+    slacks = [c.slack(values[c.metric]) for c in definition.goal.outcome_constraints if c.metric in values]
+    return -min(slacks)

@@ -1,0 +1,257 @@
+"""Maximise an acquisition over a space: many starts, batched L-BFGS-B on what is continuous, moves on what is not.
+
+Small finite spaces are enumerated, so their answer is exact. Everywhere else candidates are quasi-random points and
+perturbed incumbents (BoTorch's default of quasi-random points alone misses the maximum once data cluster around the
+optimum); the best are polished by L-BFGS-B over their continuous columns and by one-parameter moves over the discrete.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from scipy.optimize import minimize
+from scipy.stats import qmc
+
+from .acquisition import Acquisition
+from .space import Space
+
+Cube = Float64[np.ndarray, "n d"]
+Row = Float64[np.ndarray, " d"]
+
+ENUMERATE_UP_TO = 4096  # configurations
+CANDIDATES = 512  # quasi-random, and half as many perturbed incumbents
+RESTARTS = 8
+ROUNDS = 5  # of discrete moves with polishing in between
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best configuration found (a row of the cube) and its acquisition value."""
+
+    x: np.ndarray
+    value: float
+
+
+class Exclusion:
+    """Rows that must not be suggested again."""
+
+    def __init__(self, rows: Cube) -> None:
+        self._keys = {_key(row) for row in rows}
+
+    def allows(self, X: Cube) -> Bool[np.ndarray, " n"]:
+        return np.array([_key(row) not in self._keys for row in X], dtype=bool)
+
+    def add(self, row: Row) -> None:
+        self._keys.add(_key(row))
+
+
+def _key(row: Row) -> bytes:
+    return bytes(np.round(row, 12) + 0.0)  # + 0.0: no negative zero
+
+
+def maximise(
+    acquisition: Acquisition, space: Space, rng: np.random.Generator, incumbents: Cube, excluded: Exclusion
+) -> Found | None:
+    """The configuration of the largest acquisition value that is not excluded; None when the space holds no other."""
+    if space.cardinality <= ENUMERATE_UP_TO:
+        return _best_of(acquisition, grid(space), excluded)
+    X = _candidates(space, rng, incumbents)
+    values = _evaluate(acquisition, X)
+    order = np.argsort(-values, kind="stable")
+    starts, start_values = _spread(X[order], values[order])
+    tops, top_values = _polish(acquisition, space, starts, start_values, rng)
+    X, values = np.concatenate([tops, X]), np.concatenate([top_values, values])
+    for i in np.argsort(-values, kind="stable"):
+        if excluded.allows(X[i : i + 1])[0]:
+            return Found(X[i], float(values[i]))
+    fresh = space.sample(4 * CANDIDATES, rng)  # everything looked at so far is taken
+    return _best_of(acquisition, fresh, excluded)
+
+
+def grid(space: Space) -> Cube:
+    """Every configuration of a small finite space, as rows of the cube."""
+    configurations = list(space.enumerate())
+    return space.encode(configurations)
+
+
+def _best_of(acquisition: Acquisition, X: Cube, excluded: Exclusion) -> Found | None:
+    X = X[excluded.allows(X)]
+    if not len(X):
+        return None
+    values = _evaluate(acquisition, X)
+    best = int(np.argmax(values))
+    return Found(X[best], float(values[best]))
+
+
+def _evaluate(acquisition: Acquisition, X: Cube) -> np.ndarray:
+    return np.concatenate([acquisition(X[i : i + 256])[0] for i in range(0, len(X), 256)])
+
+
+def _candidates(space: Space, rng: np.random.Generator, incumbents: Cube) -> Cube:
+    sobol = qmc.Sobol(len(space.parameters), seed=rng).random(CANDIDATES) if len(space.parameters) <= 21201 else None
+    X = space.from_uniform(np.minimum(sobol, 1 - 1e-12)) if sobol is not None else space.sample(CANDIDATES, rng)
+    X = X[space.feasible(X)]
+    if len(X) < CANDIDATES // 4:  # tight parameter constraints
+        X = np.concatenate([X, space.sample(CANDIDATES - len(X), rng)])
+    parts = [X, incumbents]
+    if len(incumbents):
+        for scale in (0.1, 0.02, 0.004):
+            copies = incumbents[rng.integers(len(incumbents), size=CANDIDATES // 6)]
+            parts.append(space.perturb(copies, scale, rng))
+    X = np.concatenate(parts)
+    return X[space.feasible(X)]
+
+
+def _spread(X: Cube, values: np.ndarray) -> tuple[Cube, np.ndarray]:
+    """Starts from candidates sorted by value: the best half for depth, the others where no start is near, for breadth."""
+    chosen = list(range(min(RESTARTS // 2, len(X))))
+    distance = np.full(len(X), np.inf)
+    for i in chosen:
+        distance = np.minimum(distance, ((X - X[i]) ** 2).sum(1))
+    while len(chosen) < min(RESTARTS, len(X)):
+        far = np.flatnonzero(distance > 0.02 * X.shape[1])
+        if not len(far):
+            break
+        chosen.append(int(far[0]))
+        distance = np.minimum(distance, ((X - X[far[0]]) ** 2).sum(1))
+    return X[chosen], values[chosen]
+
+
+def _polish(
+    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, rng: np.random.Generator
+) -> tuple[Cube, np.ndarray]:
+    discrete = not bool(space.continuous.all())
+    X, values = _climb(acquisition, space, X, values, relaxed=discrete)
+    if not discrete:
+        return X, values
+    for _ in range(ROUNDS):
+        moved, moved_values = _step(acquisition, space, X, values, rng)
+        if not (moved_values > values).any():
+            break
+        X, values = moved, moved_values
+        if space.continuous.any():
+            X, values = _climb(acquisition, space, X, values, relaxed=False)
+    return X, values
+
+
+def _step(
+    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, rng: np.random.Generator
+) -> tuple[Cube, np.ndarray]:
+    """Every row replaced by the best of itself and its discrete neighbours."""
+    neighbours = space.neighbours(X, rng)
+    if not len(neighbours):
+        return X, values
+    neighbour_values = np.where(space.feasible(neighbours), _evaluate(acquisition, neighbours), -np.inf)
+    table = neighbour_values.reshape(-1, len(X))  # neighbours come move by move, each for all rows
+    best = table.argmax(0)
+    rows = np.arange(len(X))
+    better = table[best, rows] > values
+    X = np.where(better[:, None], neighbours[best * len(X) + rows], X)
+    return X, np.where(better, table[best, rows], values)
+
+
+def _climb(
+    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, *, relaxed: bool
+) -> tuple[Cube, np.ndarray]:
+    """Every row moved uphill along its free columns, where that leads to a better feasible configuration."""
+    free = space.free(X, relaxed=relaxed)
+    columns = np.flatnonzero(free.any(0))
+    if not len(columns):
+        return X, values
+    from botorch.optim.batched_lbfgs_b import fmin_l_bfgs_b_batched
+
+    def loss(Z: np.ndarray, batch_indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        rows = X[batch_indices].copy()
+        mask = free[batch_indices][:, columns]
+        rows[:, columns] = np.where(mask, Z, rows[:, columns])
+        value, gradient = acquisition(rows)
+        return -value, np.where(mask, -gradient[:, columns], 0.0)
+
+    Z, _, _ = fmin_l_bfgs_b_batched(
+        loss, X[:, columns], bounds=[(0.0, 1.0)] * len(columns), pass_batch_indices=True, maxiter=200, factr=1e8
+    )
+    end = X.copy()
+    end[:, columns] = np.where(free[:, columns], Z, X[:, columns])
+    end = space.snap(end)
+    if space.constraints:
+        end = _inside(acquisition, space, X, end, columns, free)
+    end_values = _evaluate(acquisition, end)
+    better = end_values > values
+    return np.where(better[:, None], end, X), np.where(better, end_values, values)
+
+
+def _inside(
+    acquisition: Acquisition, space: Space, start: Cube, end: Cube, columns: np.ndarray, free: np.ndarray
+) -> Cube:
+    """Rows that ran out of the feasible set, brought back: by SLSQP along the constraints, else by halving the step."""
+    end = end.copy()
+    for i in np.flatnonzero(~space.feasible(end)):
+        x = _constrained_climb(acquisition, space, start[i], columns[free[i, columns]])
+        if not space.feasible(x[None])[0]:
+            x = _last_feasible(space, start[i], end[i])
+        end[i] = x
+    return end
+
+
+def _constrained_climb(acquisition: Acquisition, space: Space, x: Row, columns: np.ndarray) -> Row:
+    if not len(columns) or space.slacks(x[None]) is None:
+        return x
+
+    def at(z: np.ndarray) -> Row:
+        row = x.copy()
+        row[columns] = np.clip(z, 0.0, 1.0)
+        return row
+
+    def loss(z: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = acquisition(at(z)[None])
+        return -float(value[0]), -gradient[0, columns]
+
+    def slack(z: np.ndarray) -> np.ndarray:
+        parts = space.slacks(at(z)[None])
+        assert parts is not None
+        finite = np.concatenate(parts)
+        return np.nan_to_num(finite, nan=-1e6, posinf=1e6, neginf=-1e6) - 1e-9
+
+    result = minimize(
+        loss,
+        x[columns],
+        jac=True,
+        method="SLSQP",
+        bounds=[(0.0, 1.0)] * len(columns),
+        constraints=[{"type": "ineq", "fun": slack}],
+        options={"maxiter": 60},
+    )
+    return space.snap(at(result.x)[None])[0] if np.isfinite(result.x).all() else x
+
+
+def _last_feasible(space: Space, start: Row, end: Row) -> Row:
+    """The farthest feasible configuration on the way from a feasible start, to within 2^-10 of the way."""
+    inside, outside = 0.0, 1.0
+    x = start
+    for _ in range(10):
+        middle = 0.5 * (inside + outside)
+        row = space.snap((start + middle * (end - start))[None])
+        if space.feasible(row)[0]:
+            inside, x = middle, row[0]
+        else:
+            outside = middle
+    return x
+
+
+def first_new(space: Space, points: Callable[[int], Cube], excluded: Exclusion) -> np.ndarray | None:
+    """The first feasible, not excluded row of a sequence given block by block; None when a finite space holds none."""
+    if space.cardinality <= ENUMERATE_UP_TO:
+        X = grid(space)
+        if not excluded.allows(X).any():
+            return None
+    for block in range(16):
+        X = points(block)
+        X = X[space.feasible(X)]
+        X = X[excluded.allows(X)] if math.isfinite(space.cardinality) else X
+        if len(X):
+            return np.asarray(X[0])
+    return None

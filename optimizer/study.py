@@ -1,0 +1,329 @@
+"""The study: ask, tell, best. The only mutable object; what it decides is computed by the pure functions of `suggest.py`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from jaxtyping import Float64
+
+from .decision import Budget, Stop, used
+from .errors import Conflict, InvalidInput, NotFound
+from .objective import Goal, Objective
+from .space import Params, Space
+from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
+
+if TYPE_CHECKING:
+    from .suggest import Definition, Knowledge
+
+ACQUISITIONS = ("auto", "expected_improvement", "noisy_expected_improvement")
+_KEYS = (
+    "parameters",
+    "parameter_constraints",
+    "objectives",
+    "outcome_constraints",
+    "acquisition",
+    "noise",
+    "budget",
+    "seed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The recommended trial, what the model expects there (None without a model), and why it was chosen."""
+
+    trial: Trial
+    mean: float | None
+    sd: float | None
+    why: str
+
+    @property
+    def params(self) -> Params:
+        return self.trial.params
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Posterior mean and standard deviation of the noiseless objective, in its unit, one per configuration."""
+
+    mean: Float64[np.ndarray, " n"]
+    sd: Float64[np.ndarray, " n"]
+
+
+class Study:
+    """A search for the best configuration of a space, one trial after another or many at once.
+
+    ``objective`` is "minimize", "maximize", ``{metric: direction}`` or an `Objective`. ``noise`` is "auto" (inferred),
+    "none" (measurements are exact) or a known standard deviation. The same seed and the same tells give the same asks.
+
+    Raises InvalidInput naming the wrong field.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        objective: str | Objective | Mapping[str, str] | Sequence[Objective] = "minimize",
+        *,
+        outcome_constraints: Sequence[str] = (),
+        budget: Budget | None = None,
+        acquisition: str = "auto",
+        noise: str | float = "auto",
+        seed: int | None = None,
+    ) -> None:
+        if not isinstance(space, Space):
+            raise InvalidInput("space", "a Space", space)
+        self.space = space
+        self.goal = Goal.of(objective, outcome_constraints)
+        if len(self.goal.objectives) > 1:
+            raise InvalidInput("objectives", "one objective (several are not supported yet)", len(self.goal.objectives))
+        if acquisition not in ACQUISITIONS:
+            raise InvalidInput("acquisition", f"one of {list(ACQUISITIONS)}", acquisition)
+        if budget is not None and not isinstance(budget, Budget):
+            raise InvalidInput("budget", "a Budget", budget)
+        self.budget = budget or Budget()
+        self.acquisition = acquisition
+        self.noise = _check_noise(noise)
+        self.seed = _check_seed(seed)
+        if space.constraints:
+            space.sample(1, np.random.default_rng(self.seed))  # refuses a space in which nothing is feasible
+        self._trials: dict[int, Trial] = {}
+        self._knowledge: Knowledge | None = None
+
+    # --- ask and tell -------------------------------------------------------------------------------------------------
+
+    @overload
+    def ask(self, count: None = None) -> Trial | Stop: ...
+    @overload
+    def ask(self, count: int) -> list[Trial] | Stop: ...
+    def ask(self, count: int | None = None) -> Trial | list[Trial] | Stop:
+        """The next trial, or with ``count`` up to that many chosen jointly; Stop when nothing more should be tried.
+
+        Queued configurations (`enqueue`) come first. Fewer than ``count`` come when the budget or the space ends.
+        """
+        wanted = 1 if count is None else _check_count(count)
+        left = self.budget.left(used(t for t in self._trials.values() if t.state is not TrialState.WAITING))
+        stop = self.budget.stop(used(t for t in self._trials.values() if t.state is not TrialState.WAITING))
+        if stop is not None:
+            return stop
+        wanted = wanted if left is None else min(wanted, left)
+        queued = [t for t in self.trials if t.state is TrialState.WAITING][:wanted]
+        trials = [self._put(replace(t, state=TrialState.RUNNING)) for t in queued]
+        if len(trials) < wanted:
+            answer = self.suggest(wanted - len(trials))
+            if isinstance(answer, Stop):
+                if not trials:
+                    return answer
+            else:
+                trials += [self._put(Trial(self._next_number, s.params, source=s.source)) for s in answer]
+        return trials if count is not None else trials[0]
+
+    def tell(
+        self,
+        trial: Trial | int,
+        result: Result,
+        stderr: float | None = None,
+        gradient: Mapping[str, float] | None = None,
+    ) -> Trial:
+        """Record the result of a trial: a number, {metric: value}, or Measurement(s); returns the completed trial.
+
+        Telling the same again changes nothing; telling something different raises Conflict.
+        """
+        current = self._get(trial)
+        measurements = self.goal.check(result, stderr, gradient)
+        self._check_gradients(measurements)
+        if current.state is TrialState.COMPLETED:
+            if current.final == measurements:
+                return current
+            raise Conflict(f"trial {current.number} is COMPLETED with other values: {current.values}")
+        self._must_be_open(current)
+        return self._put(replace(current, state=TrialState.COMPLETED, measurements=current.measurements + measurements))
+
+    def report(self, trial: Trial | int, result: Result, step: int | None = None) -> Trial:
+        """Record intermediate values of a running trial: Measurements with a step, or a number and ``step``."""
+        current = self._get(trial)
+        self._must_be_open(current)
+        measurements = self.goal.check(result, complete=False)
+        if step is not None:
+            measurements = tuple(replace(m, step=step) for m in measurements)
+        if any(m.step is None for m in measurements):
+            raise InvalidInput("step", "a whole number: at which step was this measured?", None)
+        return self._put(replace(current, measurements=current.measurements + measurements))
+
+    def fail(self, trial: Trial | int, reason: str | None = None) -> Trial:
+        """The trial could not be run; nothing is learned from it."""
+        return self._end(trial, TrialState.FAILED, reason)
+
+    def infeasible(self, trial: Trial | int, reason: str | None = None) -> Trial:
+        """The configuration does not work; the study learns to stay away from its like."""
+        return self._end(trial, TrialState.INFEASIBLE, reason)
+
+    def cancel(self, trial: Trial | int, reason: str | None = None) -> Trial:
+        """The trial will not be run after all."""
+        return self._end(trial, TrialState.CANCELLED, reason)
+
+    def enqueue(self, params: Mapping[str, Any]) -> Trial:
+        """Queue a configuration of one's own; the next ask hands it out."""
+        checked = self.space.check(params)
+        return self._put(Trial(self._next_number, checked, TrialState.WAITING, source=Source("queued")))
+
+    def add(
+        self,
+        params: Mapping[str, Any],
+        result: Result,
+        stderr: float | None = None,
+        gradient: Mapping[str, float] | None = None,
+    ) -> Trial:
+        """Record a finished trial from outside; it does not count against the budget."""
+        measurements = self.goal.check(result, stderr, gradient)
+        self._check_gradients(measurements)
+        trial = Trial(self._next_number, self.space.check(params), TrialState.COMPLETED, measurements, Source("added"))
+        return self._put(trial)
+
+    # --- what was learned ---------------------------------------------------------------------------------------------
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials by number."""
+        return [self._trials[n] for n in sorted(self._trials)]
+
+    @property
+    def best(self) -> Best:
+        """The trial to use: with noise the one of the best posterior mean, otherwise the best observed.
+
+        Raises NotFound while no trial is completed.
+        """
+        from .recommend import recommend
+
+        return recommend(self._definition, self._learned())
+
+    @overload
+    def predict(self, params: Mapping[str, Any]) -> Prediction: ...
+    @overload
+    def predict(self, params: Sequence[Mapping[str, Any]]) -> Prediction: ...
+    def predict(self, params: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Prediction:
+        """What the model expects of the objective at configurations (one, or a list). Raises NotFound without a model."""
+        many = [params] if isinstance(params, Mapping) else list(params)
+        checked = [self.space.check(p, f"configurations.{i}") for i, p in enumerate(many)]
+        surrogate = self._learned().surrogate
+        if surrogate is None:
+            raise NotFound("there is no model yet: too few trials are completed")
+        mean, sd = surrogate.objective.predict(self.space.encode(checked))
+        return Prediction(mean, sd)
+
+    # --- for whoever keeps the trials elsewhere -----------------------------------------------------------------------
+
+    def suggest(self, count: int = 1, *, first_number: int | None = None) -> list[Suggestion] | Stop:
+        """``count`` configurations worth trying, without making trials of them and regardless of the budget.
+
+        Chosen jointly, conditioned on every trial, the WAITING and RUNNING ones as pending. ``first_number`` is the
+        number that the first of them will get.
+        """
+        from .suggest import suggest
+
+        number = self._next_number if first_number is None else first_number
+        return suggest(self._definition, self._learned(), _check_count(count), number)
+
+    def load(self, trials: Iterable[Trial]) -> None:
+        """Insert trials, or replace those of the same number."""
+        for trial in trials:
+            self._put(trial)
+
+    def to_json(self) -> dict[str, Any]:
+        """The definition (not the trials) as the REST API writes it."""
+        return {
+            **self.space.to_json(),
+            "objectives": [o.to_json() for o in self.goal.objectives],
+            "outcome_constraints": [str(c) for c in self.goal.outcome_constraints],
+            "acquisition": self.acquisition,
+            "noise": self.noise,
+            "budget": {"trials": self.budget.trials},
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, definition: Mapping[str, Any]) -> Study:
+        """The study of a definition as the REST API writes it, without trials."""
+        for key in definition:
+            if key not in _KEYS:
+                raise InvalidInput(key, f"one of {list(_KEYS)}", key)
+        goal = Goal.from_json(definition.get("objectives") or [{}], definition.get("outcome_constraints") or ())
+        return cls(
+            Space.from_json(definition.get("parameters") or [], definition.get("parameter_constraints") or ()),
+            goal.objectives,
+            outcome_constraints=definition.get("outcome_constraints") or (),
+            budget=Budget(**(definition.get("budget") or {})),
+            acquisition=definition.get("acquisition", "auto"),
+            noise=definition.get("noise", "auto"),
+            seed=definition.get("seed"),
+        )
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _definition(self) -> Definition:
+        from .suggest import Definition
+
+        return Definition(self.space, self.goal, self.acquisition, self.noise, self.seed)  # type: ignore[arg-type]
+
+    def _learned(self) -> Knowledge:
+        from .suggest import learn
+
+        self._knowledge = learn(self._definition, self.trials, self._knowledge)
+        return self._knowledge
+
+    @property
+    def _next_number(self) -> int:
+        return max(self._trials, default=-1) + 1
+
+    def _put(self, trial: Trial) -> Trial:
+        self._trials[trial.number] = trial
+        return trial
+
+    def _get(self, trial: Trial | int) -> Trial:
+        number = trial.number if isinstance(trial, Trial) else trial
+        if number not in self._trials:
+            raise NotFound(f"there is no trial {number}")
+        return self._trials[number]
+
+    def _must_be_open(self, trial: Trial) -> None:
+        if not trial.state.open:
+            raise Conflict(f"trial {trial.number} is {trial.state}")
+
+    def _end(self, trial: Trial | int, state: TrialState, reason: str | None) -> Trial:
+        current = self._get(trial)
+        if current.state is state and current.reason == reason:
+            return current
+        self._must_be_open(current)
+        return self._put(replace(current, state=state, reason=reason))
+
+    def _check_gradients(self, measurements: Sequence[Measurement]) -> None:
+        for i, m in enumerate(measurements):
+            for name in m.gradient or {}:
+                if name not in self.space.parameters:
+                    raise InvalidInput(f"measurements.{i}.gradient.{name}", f"one of {list(self.space.parameters)}", name)
+
+
+def _check_count(count: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InvalidInput("count", "a whole number of at least 1", count)
+    return count
+
+
+def _check_noise(noise: str | float) -> str | float:
+    if noise in ("auto", "none"):
+        return noise
+    if isinstance(noise, bool | str) or not np.isfinite(noise) or noise < 0:
+        raise InvalidInput("noise", '"auto", "none" or a standard deviation of at least 0', noise)
+    return float(noise)
+
+
+def _check_seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbits(32)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InvalidInput("seed", "a whole number of at least 0", seed)
+    return seed
