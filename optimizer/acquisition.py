@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float64
 from scipy.linalg import solve_triangular
-from scipy.special import erfcx, log_ndtr, logsumexp
-from scipy.stats import norm, qmc
+from scipy.special import erfcx, log_ndtr, logsumexp, ndtri
+from scipy.stats import qmc
 
 from .models import JITTERS, FitError, GaussianProcess, matern52, squared_distance
 
@@ -45,6 +45,14 @@ def norm_cdf(z: np.ndarray) -> np.ndarray:
     return np.exp(log_ndtr(z))
 
 
+def normal_draws(dimension: int, draws: int, seed: int) -> Float64[np.ndarray, "b s"]:
+    """Quasi-random standard normal vectors as columns (plain random ones beyond the Sobol sequence's dimensions)."""
+    if dimension > qmc.Sobol.MAXDIM:
+        return np.random.default_rng(seed).standard_normal((dimension, draws))
+    u = qmc.Sobol(dimension, rng=seed).random(draws)
+    return ndtri(u * (1 - 2e-9) + 1e-9).T
+
+
 class NoisyExpectedImprovement:
     """log E[(f(x) - max_i f(b_i))+] over the base points b (observed and pending), larger f being better.
 
@@ -71,9 +79,7 @@ class NoisyExpectedImprovement:
             F = mean[:, None]
         else:
             root = _root(covariance, signal)
-            Z = norm.ppf(qmc.Sobol(len(base), seed=seed).random(draws) * (1 - 2e-9) + 1e-9).T if len(base) <= 21201 else (
-                np.random.default_rng(seed).standard_normal((len(base), draws)))
-            F = mean[:, None] + root @ Z
+            F = mean[:, None] + root @ normal_draws(len(base), draws, seed)
         self.best = F[incumbents].max(0)  # (draws,)
         self._L = _root(gp.covariance(base, base), signal)
         half = solve_triangular(self._L, F - gp.hyperparameters.mean, lower=True, check_finite=False)
@@ -88,7 +94,7 @@ class NoisyExpectedImprovement:
         slope *= h.signal
         half = solve_triangular(self._L, k.T, lower=True, check_finite=False)  # (b, m)
         variance = np.maximum(h.signal - (half * half).sum(0), 1e-14 * h.signal)
-        sd = np.sqrt(variance)
+        sd: np.ndarray = np.sqrt(variance)
         mu = h.mean + k @ self._A  # (m, draws)
         z = (mu - self.best) / sd[:, None]
         lh = log_h(z)
@@ -107,7 +113,7 @@ class NoisyExpectedImprovement:
 
 
 class LogFeasibility:
-    """log P(every constraint holds) at x, from one model per constraint, larger values being feasible above ``bound``."""
+    """log P(every constraint holds) at x, from one model per constraint, feasible above its ``bound``."""
 
     def __init__(self, models: list[tuple[GaussianProcess, float]]) -> None:
         self._models = models

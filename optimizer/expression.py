@@ -8,6 +8,7 @@ Allowed are numbers, quoted strings, parameter names, ``+ - * / **``, comparison
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -115,7 +116,7 @@ class Expression:
             if not isinstance(node, ast.Compare):
                 continue
             sides = [node.left, *node.comparators]
-            for left, right in zip(sides, sides[1:], strict=False):
+            for left, right in itertools.pairwise(sides):
                 for name, other in ((left, right), (right, left)):
                     items = other.elts if isinstance(other, ast.List | ast.Tuple | ast.Set) else [other]
                     if isinstance(name, ast.Name):
@@ -196,11 +197,12 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _fold(join, tuple(np.asarray(_evaluate(p, values), dtype=bool) for p in parts))
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             result: Any = np.True_
-            for op, right in zip(ops, comparators, strict=True):
-                result = np.logical_and(result, _compare(op, _evaluate(left, values), right, values))
+            for comparison, right in zip(ops, comparators, strict=True):
+                result = np.logical_and(result, _compare(comparison, _evaluate(left, values), right, values))
                 left = right
             return result
-    raise AssertionError(f"unchecked node {ast.dump(node)}")  # pragma: no cover
+        case _:  # pragma: no cover
+            raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 
 def _compare(op: ast.cmpop, left: Any, right: ast.expr, values: Mapping[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.linalg import lapack, solve_triangular
+from scipy.linalg import get_lapack_funcs, solve_triangular
 from scipy.optimize import minimize
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Matrix = Float64[np.ndarray, "n d"]
 Vector = Float64[np.ndarray, " n"]
+
+potrf, potri, potrs = get_lapack_funcs(("potrf", "potri", "potrs"), dtype=np.float64)
 
 SQRT5 = math.sqrt(5.0)
 NOISE_FLOOR = 1e-8  # smallest noise variance of a deterministic objective, in units of the standardised y
@@ -49,7 +51,7 @@ class Hyperparameters:
 
 @dataclass(frozen=True)
 class Data:
-    """What a model learns from: rows of the cube, standardised values, and the noise variance where it is known (NaN: not)."""
+    """What a model learns from: rows of the cube, standardised values, and noise variances (NaN where not known)."""
 
     X: Matrix
     y: Vector
@@ -112,7 +114,7 @@ class Prior:
 
     def mode(self, groups: int, noise: float) -> Hyperparameters:
         """The hyperparameters that are likeliest before any data."""
-        mode = self.median(groups) * math.exp(-self.scale**2)
+        mode = self.median(groups) * math.exp(-(self.scale**2))
         return Hyperparameters(np.full(groups, mode), 1.0, noise)
 
     def negative_log(self, theta: Vector, groups: int) -> tuple[float, Vector]:
@@ -143,7 +145,12 @@ def fit(data: Data, prior: Prior, *, noise: float | None) -> Hyperparameters:
     best: tuple[float, Vector] | None = None
     for start in _starts(prior, g, infer, len(data.y)):
         result = minimize(
-            negative_log_posterior, start, args=(data, prior, g, fixed_noise), jac=True, method="L-BFGS-B", bounds=bounds
+            negative_log_posterior,
+            start,
+            args=(data, prior, g, fixed_noise),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=bounds,
         )
         if np.isfinite(result.fun) and (best is None or result.fun < best[0]):
             best = (float(result.fun), result.x)
@@ -182,13 +189,13 @@ def negative_log_posterior(
     k, slope = matern52(squared_distance(scaled, scaled))
     K = signal * k
     K[np.diag_indices(n)] = signal + data.diagonal(noise)
-    L, info = lapack.dpotrf(K, lower=1, overwrite_a=0)
+    L, info = potrf(K, lower=1)
     if info != 0:
         return math.inf, np.zeros_like(theta)
     value, grad = prior.negative_log(theta, groups)
     m, alpha = _mean_and_weights(L, data.y)
     value += 0.5 * float((data.y - m) @ alpha) + float(np.log(np.diag(L)).sum()) + 0.5 * m * m / MEAN_PRIOR_VARIANCE
-    W, _ = lapack.dpotri(L, lower=1)
+    W, _ = potri(L, lower=1)
     W = np.tril(W) + np.tril(W, -1).T - np.outer(alpha, alpha)  # K^-1 - alpha alpha^T
     M = W * slope
     M *= signal
@@ -204,7 +211,7 @@ def negative_log_posterior(
 
 def _mean_and_weights(L: np.ndarray, y: Vector) -> tuple[float, Vector]:
     """The constant mean's maximum a posteriori value m and K^-1 (y - m)."""
-    solved, _ = lapack.dpotrs(L, np.column_stack([y, np.ones_like(y)]), lower=1)
+    solved, _ = potrs(L, np.column_stack([y, np.ones_like(y)]), lower=1)
     m = float(solved[:, 0].sum() / (solved[:, 1].sum() + 1.0 / MEAN_PRIOR_VARIANCE))
     return m, solved[:, 0] - m * solved[:, 1]
 
@@ -232,7 +239,7 @@ class GaussianProcess:
         diagonal = hyperparameters.signal + data.diagonal(hyperparameters.noise)
         for self.jitter in JITTERS:
             K[np.diag_indices(len(K))] = diagonal + self.jitter * hyperparameters.signal
-            self.L, info = lapack.dpotrf(K, lower=1)
+            self.L, info = potrf(K, lower=1)
             if info == 0:
                 break
         else:
@@ -264,7 +271,7 @@ class GaussianProcess:
 
     def leave_one_out(self) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each observation given all others (Rasmussen and Williams 2006, eq. 5.12)."""
-        inverse, _ = lapack.dpotri(self.L, lower=1)
+        inverse, _ = potri(self.L, lower=1)
         variance = 1.0 / np.diag(inverse)
         return self.data.y - self.alpha * variance, np.sqrt(variance)
 

@@ -101,7 +101,9 @@ class Goal:
             case Sequence() if all(isinstance(o, Objective) for o in objective):
                 objectives = list(objective)
             case _:
-                raise InvalidInput("objective", '"minimize", "maximize", an Objective, or {metric: direction}', objective)
+                raise InvalidInput(
+                    "objective", '"minimize", "maximize", an Objective, or {metric: direction}', objective
+                )
         return cls(tuple(objectives), constraints)
 
     @classmethod
@@ -128,7 +130,12 @@ class Goal:
         return tuple(dict.fromkeys([o.metric for o in self.objectives] + [c.metric for c in self.outcome_constraints]))
 
     def check(
-        self, result: Result, stderr: float | None = None, gradient: Mapping[str, float] | None = None, *, complete: bool = True
+        self,
+        result: Result,
+        stderr: float | None = None,
+        gradient: Mapping[str, float] | None = None,
+        *,
+        complete: bool = True,
     ) -> tuple[Measurement, ...]:
         """The measurements in ``result``: a number, {metric: value}, or Measurement(s).
 

@@ -41,7 +41,9 @@ class Float:
         if self.step is not None:
             object.__setattr__(self, "step", _real(self.step, "step"))
             if not 0 < self.step <= self.high - self.low:
-                raise InvalidInput("step", f"a positive number, at most high - low ({self.high - self.low:g})", self.step)
+                raise InvalidInput(
+                    "step", f"a positive number, at most high - low ({self.high - self.low:g})", self.step
+                )
 
     @property
     def width(self) -> int:
@@ -136,7 +138,9 @@ class Int:
 
     def from_uniform(self, u: Values) -> Values:
         if self.log:  # every whole number owns the interval half-way to its neighbours
-            return self.from_unit(_scale(_unscale(u, self.low - 0.5, self.high + 0.5, True), self.low, self.high, True)[:, None])
+            return self.from_unit(
+                _scale(_unscale(u, self.low - 0.5, self.high + 0.5, True), self.low, self.high, True)[:, None]
+            )
         return self.low + self.step * np.floor(u * self.cardinality)
 
     def grid(self) -> Values:
@@ -211,7 +215,7 @@ class Categorical(_Choices):
 
 @dataclass(frozen=True, init=False)
 class Ordinal(_Choices):
-    """One of several choices in the given order: ``Ordinal("small", "medium", "large")``. Evenly spaced in one column."""
+    """One of several choices in the given order, evenly spaced in one column: ``Ordinal("S", "M", "L")``."""
 
     type: ClassVar[str] = "ordinal"
 
@@ -274,7 +278,11 @@ class Constant:
     type: ClassVar[str] = "constant"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, str | int | float | bool) or self.value in (math.inf, -math.inf) or self.value != self.value:
+        if (
+            not isinstance(self.value, str | int | float | bool)
+            or self.value in (math.inf, -math.inf)
+            or self.value != self.value
+        ):
             raise InvalidInput("value", "a string, finite number or boolean", self.value)
 
     @property
@@ -331,11 +339,12 @@ def _real(value: Any, field: str) -> float:
 
 
 def _whole(value: Any, field: str) -> int:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real) or value != value // 1:
+    number = math.nan if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real) else float(value)
+    if not number.is_integer():
         raise InvalidInput(field, "a whole number", value)
-    if abs(value) > 2**53:
+    if abs(number) > 2**53:
         raise InvalidInput(field, "a whole number of at most 2^53 in size", value)
-    return int(value)
+    return int(number)
 
 
 def _check_bounds(low: float, high: float) -> None:

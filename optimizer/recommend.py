@@ -34,7 +34,10 @@ def recommend(definition: Definition, knowledge: Knowledge) -> Best:
     means, sds = model.predict(definition.space.encode([t.params for t in feasible]))
     i = int(np.argmax(goal.objective.sign * means))
     return Best(
-        feasible[i], float(means[i]), float(sds[i]), "best posterior mean among evaluated configurations (noisy objective)"
+        feasible[i],
+        float(means[i]),
+        float(sds[i]),
+        "best posterior mean among evaluated configurations (noisy objective)",
     )
 
 

@@ -92,7 +92,7 @@ def _evaluate(acquisition: Acquisition, X: Cube) -> np.ndarray:
 
 
 def _candidates(space: Space, rng: np.random.Generator, incumbents: Cube) -> Cube:
-    sobol = qmc.Sobol(len(space.parameters), seed=rng).random(CANDIDATES) if len(space.parameters) <= 21201 else None
+    sobol = qmc.Sobol(len(space.parameters), rng=rng).random(CANDIDATES) if len(space.parameters) <= 21201 else None
     X = space.from_uniform(np.minimum(sobol, 1 - 1e-12)) if sobol is not None else space.sample(CANDIDATES, rng)
     X = X[space.feasible(X)]
     if len(X) < CANDIDATES // 4:  # tight parameter constraints
@@ -107,7 +107,7 @@ def _candidates(space: Space, rng: np.random.Generator, incumbents: Cube) -> Cub
 
 
 def _spread(X: Cube, values: np.ndarray) -> tuple[Cube, np.ndarray]:
-    """Starts from candidates sorted by value: the best half for depth, the others where no start is near, for breadth."""
+    """Starts from candidates sorted by value: half are simply the best, half lie where no better start is near."""
     chosen = list(range(min(RESTARTS // 2, len(X))))
     distance = np.full(len(X), np.inf)
     for i in chosen:

@@ -47,7 +47,12 @@ class Space:
     """
 
     def __init__(
-        self, parameters: Mapping[str, Parameter] | None = None, /, *, constraints: Sequence[str] = (), **named: Parameter
+        self,
+        parameters: Mapping[str, Parameter] | None = None,
+        /,
+        *,
+        constraints: Sequence[str] = (),
+        **named: Parameter,
     ) -> None:
         given = {**(parameters or {}), **named}
         _check_names(given)
@@ -91,7 +96,9 @@ class Space:
                 self.column_names.append(f"active[{text}]")
         self.groups: Int64[np.ndarray, " d"] = np.array(groups, dtype=np.int64)
         self.continuous: BoolArray[np.ndarray, " d"] = np.zeros(len(groups), dtype=bool)
-        self.ordered: BoolArray[np.ndarray, " d"] = np.zeros(len(groups), dtype=bool)  # numbers and long orders: can be relaxed
+        self.ordered: BoolArray[np.ndarray, " d"] = np.zeros(
+            len(groups), dtype=bool
+        )  # numbers and long orders: can be relaxed
         for name, p in self.parameters.items():
             self.continuous[self._slices[name]] = math.isinf(p.cardinality)
             self.ordered[self._slices[name]] = isinstance(p, Float | Int | Ordinal) and p.cardinality > 6
@@ -273,13 +280,17 @@ class Space:
             p, condition = self.parameters[name], self._conditions.get(name)
             on = condition is None or all(active[n] for n in condition.names)
             if condition is not None and on:
-                on = bool(condition.holds({n: result[n] for n in condition.names if n in result}).item()) if all(
-                    n in result for n in condition.names
-                ) else False
+                on = (
+                    bool(condition.holds({n: result[n] for n in condition.names if n in result}).item())
+                    if all(n in result for n in condition.names)
+                    else False
+                )
             active[name] = on
             if not on and name in checked and not isinstance(p, Constant):
                 assert condition is not None
-                problems.append(Problem(f"{field}.{name}", f"no value, because {condition.text} does not hold", checked[name]))
+                problems.append(
+                    Problem(f"{field}.{name}", f"no value, because {condition.text} does not hold", checked[name])
+                )
             elif on and name in checked:
                 result[name] = checked[name]
             elif on and isinstance(p, Constant):
@@ -290,7 +301,9 @@ class Space:
             raise InvalidInput.of(problems)
         for constraint in self.constraints:
             if all(active[n] for n in constraint.names) and not constraint.holds(result):
-                raise InvalidInput(field, f"values that satisfy {constraint.text}", {n: result[n] for n in constraint.names})
+                raise InvalidInput(
+                    field, f"values that satisfy {constraint.text}", {n: result[n] for n in constraint.names}
+                )
         return {name: result[name] for name in self.parameters if name in result}
 
     # --- many configurations ------------------------------------------------------------------------------------------
@@ -320,7 +333,7 @@ class Space:
     def _walk(self, seeds: Cube, n: int, rng: np.random.Generator) -> Cube:
         """n feasible rows by random walks from feasible seeds: one parameter at a time, by shrinking slices.
 
-        Uniform over the feasible set in the long run (slice sampling; Neal 2003, figure 8), for constraints of any kind.
+        Uniform over the feasible set in the long run (slice sampling; Neal 2003, figure 8), for any constraints.
         """
         X = seeds[rng.integers(len(seeds), size=n)].copy()
         names = [name for name, p in self.parameters.items() if p.cardinality > 1]
@@ -353,7 +366,9 @@ class Space:
         def violation(x: np.ndarray) -> float:
             parts = self.slacks(x[None])
             assert parts is not None
-            return sum(float(np.nan_to_num(np.minimum(part - 1e-9, 0), nan=-1e6, neginf=-1e6)[0]) ** 2 for part in parts)
+            return sum(
+                float(np.nan_to_num(np.minimum(part - 1e-9, 0), nan=-1e6, neginf=-1e6)[0]) ** 2 for part in parts
+            )
 
         starts = self.from_uniform(rng.random((32, len(self.parameters))))
         if self.slacks(starts) is not None:
@@ -365,13 +380,17 @@ class Space:
 
                 best = x
                 if free.any():
-                    z = minimize(along, x[free], method="Powell", bounds=[(0, 1)] * int(free.sum()), options={"maxfev": 4000}).x
+                    z = minimize(
+                        along, x[free], method="Powell", bounds=[(0, 1)] * int(free.sum()), options={"maxfev": 4000}
+                    ).x
                     best = np.where(free, np.clip(_spread(z, free), 0, 1), x)
                 row = self.snap(best[None])
                 if self.feasible(row)[0]:
                     return row
         texts = [c.text for c in self.constraints]
-        raise InvalidInput("parameter_constraints", "conditions that some configuration satisfies (none was found)", texts)
+        raise InvalidInput(
+            "parameter_constraints", "conditions that some configuration satisfies (none was found)", texts
+        )
 
     def enumerate(self) -> Iterator[Params]:
         """Every feasible configuration of a finite space, each once."""
@@ -432,7 +451,9 @@ class Space:
             ready = [n for n in waiting if n not in self._conditions or self._conditions[n].names <= set(order)]
             if not ready:
                 name = next(iter(waiting))
-                raise InvalidInput(f"parameters.{name}.active_if", "conditions without a cycle", self._conditions[name].text)
+                raise InvalidInput(
+                    f"parameters.{name}.active_if", "conditions without a cycle", self._conditions[name].text
+                )
             order += ready
             for name in ready:
                 del waiting[name]
@@ -481,7 +502,15 @@ def _parameter_from_json(fields: dict[str, Any], field: str) -> Parameter:
     for key in fields:
         if key not in allowed:
             raise InvalidInput(f"{field}.{key}", f"for a {kind.type} parameter one of {allowed}", fields[key])
-    for key in ("low", "high") if kind in (Float, Int) else ("choices",) if "choices" in allowed else ("value",) if kind is Constant else ():
+    for key in (
+        ("low", "high")
+        if kind in (Float, Int)
+        else ("choices",)
+        if "choices" in allowed
+        else ("value",)
+        if kind is Constant
+        else ()
+    ):
         if key not in fields:
             raise InvalidInput(f"{field}.{key}", f"a value, because {kind.type} parameters need it", None)
     choices = fields.pop("choices", None)

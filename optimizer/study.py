@@ -1,4 +1,4 @@
-"""The study: ask, tell, best. The only mutable object; what it decides is computed by the pure functions of `suggest.py`."""
+"""The study: ask, tell, best. The only mutable object; its decisions are the pure functions of `suggest.py`."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ class Study:
     @overload
     def predict(self, params: Sequence[Mapping[str, Any]]) -> Prediction: ...
     def predict(self, params: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Prediction:
-        """What the model expects of the objective at configurations (one, or a list). Raises NotFound without a model."""
+        """What the model expects of the objective at one configuration or a list; NotFound without a model."""
         many = [params] if isinstance(params, Mapping) else list(params)
         checked = [self.space.check(p, f"configurations.{i}") for i, p in enumerate(many)]
         surrogate = self._learned().surrogate
@@ -304,7 +304,9 @@ class Study:
         for i, m in enumerate(measurements):
             for name in m.gradient or {}:
                 if name not in self.space.parameters:
-                    raise InvalidInput(f"measurements.{i}.gradient.{name}", f"one of {list(self.space.parameters)}", name)
+                    raise InvalidInput(
+                        f"measurements.{i}.gradient.{name}", f"one of {list(self.space.parameters)}", name
+                    )
 
 
 def _check_count(count: int) -> int:

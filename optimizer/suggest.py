@@ -1,4 +1,4 @@
-"""From what is known to what to try next: the quasi-random start, the choice of acquisition, batches and pending trials.
+"""From what is known to what to try next: the quasi-random start, the acquisition, batches and pending trials.
 
 Everything here is a pure function of the definition, the trials and the seed, so a study that is loaded again asks the
 same.
@@ -133,7 +133,7 @@ def _without_model(
 
 
 def _sobol(definition: Definition) -> Callable[[int], Float64[np.ndarray, "n d"]]:
-    engine = qmc.Sobol(len(definition.space.parameters), seed=definition.seed)
+    engine = qmc.Sobol(len(definition.space.parameters), rng=definition.seed)
 
     def block(_: int) -> Float64[np.ndarray, "n d"]:
         return definition.space.from_uniform(np.minimum(engine.random(SOBOL_BLOCK), 1 - 1e-12))
@@ -179,7 +179,9 @@ def _choose(definition: Definition, surrogate: Surrogate, pending: np.ndarray, s
     if not feasible.any():
         order = np.argsort(-mean)[:INCUMBENTS]
         why = "no feasible configuration is known yet"
-        return _Choice(LogFeasibility(list(surrogate.feasibility)), "probability_of_feasibility", why, base[order], False)
+        return _Choice(
+            LogFeasibility(list(surrogate.feasibility)), "probability_of_feasibility", why, base[order], False
+        )
     method, why = _method(definition.acquisition, model.noisy, len(pending))
     draws = 1 if method == "expected_improvement" and not len(pending) else DRAWS
     acquisition: Acquisition = NoisyExpectedImprovement(model.gp, base, feasible, draws=draws, seed=seed)

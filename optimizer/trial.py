@@ -1,4 +1,4 @@
-"""A trial: one configuration that was asked for or added, its state and what was measured. Everything here is frozen."""
+"""A trial: one configuration that was asked for or added, its state, what was measured. All of it is frozen."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ class Source:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Source:
-        return cls(**{**data, "fallbacks": tuple(data.get("fallbacks", ()))})
+        fields: dict[str, Any] = {**data, "fallbacks": tuple(data.get("fallbacks", ()))}
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
