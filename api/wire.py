@@ -127,6 +127,20 @@ class TrialOut(Wire):
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
+    @property
+    def params(self) -> dict[str, Any]:
+        """The configuration, as the core's `Trial` calls it."""
+        return dict(self.parameters)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The result per metric; replicates are averaged, intermediate values left out."""
+        replicates: dict[str, list[float]] = {}
+        for m in self.measurements:
+            if m.step is None:
+                replicates.setdefault(m.metric, []).append(m.value)
+        return {metric: sum(v) / len(v) for metric, v in replicates.items()}
+
 
 class StopOut(Wire):
     reason: str

@@ -1,0 +1,159 @@
+"""A process that evaluates configurations, one at a time, for one worker of the tuning loop.
+
+A thread would share the interpreter with the others; a process has its own, and when it dies (out of memory, a crash in
+native code) it takes one trial with it and not the run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+from .client_errors import InvalidRequest
+from .wire import FieldProblem
+
+SPAWN = multiprocessing.get_context("spawn")  # the parent has threads, which a fork would cut off
+
+
+class WorkerDied(RuntimeError):
+    """The process that evaluated a trial ended before it gave a result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """What the tuned function raised, in place of a result."""
+
+    error: Exception
+
+
+class Remote:
+    """A trial as a function in another process sees it: its configuration, and `report`."""
+
+    def __init__(self, connection: Connection, number: int, params: dict[str, Any]) -> None:
+        self._connection = connection
+        self.number = number
+        self.params = params
+
+    def report(self, result: Any, step: int) -> None:
+        """Record an intermediate result."""
+        self._connection.send(("report", (result, step)))
+        error = self._connection.recv()
+        if error is not None:
+            raise error
+
+
+class Child:
+    """The process; started when first needed, and again after it died."""
+
+    def __init__(self, fn: Callable[[Any], Any], whole: bool) -> None:
+        try:
+            self._task = pickle.dumps((fn, whole))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            expected = "a function that other processes can import: defined at the top of a module or script"
+            raise InvalidRequest.of(FieldProblem(field="fn", expected=expected, got=repr(fn))) from error
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()  # between an evaluation that starts the process and an interrupt that ends it
+        self._closed = False
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            self._end()
+
+    def evaluate(self, trial: Any) -> Any:
+        """What the function returned for this trial, or `Raised`."""
+        try:
+            connection = self._start()
+            connection.send((trial.number, trial.params))
+            while True:
+                kind, content = connection.recv()
+                if kind == "report":
+                    connection.send(_error_of(lambda report=content: trial.report(*report)))
+                elif kind == "raised":
+                    return Raised(content)
+                else:
+                    return content
+        except (EOFError, OSError) as error:
+            code = self._exit_code()
+            died = WorkerDied(
+                f"the process that ran trial {trial.number} ended with exit code {code} before it gave a result"
+            )
+            died.__cause__ = error
+            return Raised(died)
+
+    def _start(self) -> Connection:
+        with self._lock:
+            if self._closed:
+                raise EOFError
+            if self._connection is None:
+                self._connection, theirs = SPAWN.Pipe()
+                self._process = SPAWN.Process(target=serve, args=(theirs, self._task), name="suffice worker")
+                self._process.start()
+                theirs.close()
+            return self._connection
+
+    def _exit_code(self) -> int | None:
+        with self._lock:
+            process = self._process
+            if process is not None:
+                process.join(timeout=5)
+            code = process.exitcode if process is not None else None
+            self._end()
+            return code
+
+    def _end(self) -> None:
+        if self._process is not None and self._connection is not None:
+            self._process.terminate()
+            self._process.join()
+            self._process.close()
+            self._connection.close()
+        self._process = self._connection = None
+
+
+def serve(connection: Connection, task: bytes) -> None:
+    """The life of the process: configurations in, results out, until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    while True:
+        try:
+            number, params = connection.recv()
+        except EOFError:
+            return
+        try:
+            fn, whole = pickle.loads(task)
+            kind, content = "result", fn(Remote(connection, number, params) if whole else params)
+        except Exception as error:
+            error.add_note("In the worker process:\n" + traceback.format_exc())
+            kind, content = "raised", error
+        _send(connection, kind, content)
+
+
+def _send(connection: Connection, kind: str, content: Any) -> None:
+    try:
+        message = pickle.dumps((kind, content))
+        pickle.loads(message)  # an exception with arguments of its own may not come back
+    except Exception as error:
+        message = pickle.dumps(("raised", RuntimeError(f"{content!r} cannot be sent between processes: {error}")))
+    connection.send_bytes(message)
+
+
+def _error_of(action: Callable[[], None]) -> Exception | None:
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None

@@ -1,0 +1,392 @@
+"""The tuning loop: ask, evaluate, tell, on several workers at once, with heartbeats meanwhile.
+
+The loop is a flow like any other (`work`); it yields `Evaluate` where a configuration has to be tried, and the drivers
+at the end of this file try it in a thread, in a process of its own, or as a coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .children import Child, Raised
+from .client_errors import Conflict, Infeasible, InvalidRequest, NotFound, Pruned, SufficeClientError
+from .flows import AsyncLink, Flow, Link, Pause, SyncLink
+from .handles import StudyCalls, TrialCalls
+from .progress import Progress, Show, display
+from .wire import StopOut
+
+BEATS_PER_LEASE = 3  # a lost heartbeat or two must not lose the trial
+QUICK = 1  # retries of what is sent on the way out, for example after Ctrl-C
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluate:
+    """Try this configuration; answered with the result, or with `Raised`."""
+
+    trial: Any
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a call of ``optimize`` did."""
+
+    trials: list[Any] = field(default_factory=list)  # the handles of those that ended here, in the order they ended
+    failed: int = 0
+    lost: int = 0  # went to another worker because the lease had expired
+    stop: StopOut | None = None  # why the service handed out no more; None: as many as were asked for
+
+
+@dataclass
+class Run:
+    """One call of ``optimize``: what its workers share."""
+
+    study: StudyCalls[Any]
+    count: int | None
+    catch: tuple[type[Exception], ...]
+    show: Show
+    worker: str | None
+    held: dict[int, Any] = field(default_factory=dict)  # by number: what the heartbeats keep
+    summary: Summary = field(default_factory=Summary)
+    error: BaseException | None = None
+    over: bool = False  # hand out no more
+    abandoned: bool = False  # interrupted: what still runs is not told any more
+    taken: int = 0
+    best: Any = None
+    lock: Any = field(default_factory=threading.Lock)
+
+    def take(self) -> bool:
+        """Whether one more trial may be asked for."""
+        with self.lock:
+            if self.over or (self.count is not None and self.taken >= self.count):
+                return False
+            self.taken += 1
+            return True
+
+    def end(self, error: BaseException) -> None:
+        """Let the other workers finish what they are at, and no more; the first error is raised at the end."""
+        with self.lock:
+            self.over = True
+            self.error = self.error or error
+
+    def ended(self, trial: Any, *, failed: bool = False, lost: bool = False) -> None:
+        """Count a trial that ended here; one that was lost does not use up a turn."""
+        with self.lock:
+            self.held.pop(trial.number, None)
+            self.summary.failed += failed
+            self.summary.lost += lost
+            if lost:
+                self.taken -= 1
+            else:
+                self.summary.trials.append(trial)
+            self._compare(trial)
+            self.show(self.progress())
+
+    def _compare(self, trial: Any) -> None:
+        objectives = self.study.info.objectives
+        if len(objectives) == 1 and trial.state == "COMPLETED" and trial.value is not None:
+            sign = 1 if objectives[0].direction == "minimize" else -1
+            if self.best is None or sign * trial.value < sign * self.best.value:
+                self.best = trial
+
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        best = self.best
+        done = len(self.summary.trials)
+        number, value = (best.number, best.value) if best is not None else (None, None)
+        return Progress(done, self.count, value, number, self.summary.failed, self.summary.lost)
+
+
+# --- flows ------------------------------------------------------------------------------------------------------------
+
+
+def work(run: Run) -> Flow[None]:
+    """One worker: ask, evaluate, tell, until there is no more to do."""
+    while run.take():
+        asked = yield from run.study._ask(1, run.worker, False, 30.0)
+        if isinstance(asked, StopOut):
+            run.summary.stop = asked
+            return
+        (trial,) = asked
+        run.held[trial.number] = trial
+        outcome = yield Evaluate(trial)
+        if run.abandoned:
+            return
+        yield from conclude(run, trial, outcome)
+
+
+def conclude(run: Run, trial: Any, outcome: Any) -> Flow[None]:
+    """Send how an evaluation ended; raises what it raised, unless that is to be caught."""
+    lost = False
+    try:
+        try:
+            yield from settle(trial, outcome, retry=not _caught(run, outcome))
+        except InvalidRequest as error:  # the function returned what is no result
+            outcome = Raised(error)
+            yield from settle(trial, outcome, retry=not _caught(run, outcome))
+    except Conflict:  # the lease had expired, or someone cancelled it
+        lost = True
+    run.ended(trial, failed=not lost and _failed(outcome), lost=lost)
+    if _failed(outcome) and not _caught(run, outcome):
+        raise outcome.error
+
+
+def _failed(outcome: Any) -> bool:
+    return isinstance(outcome, Raised) and not isinstance(outcome.error, Infeasible | Pruned)
+
+
+def _caught(run: Run, outcome: Any) -> bool:
+    return isinstance(outcome, Raised) and isinstance(outcome.error, run.catch)
+
+
+def settle(trial: TrialCalls, outcome: Any, retry: bool = True) -> Flow[None]:
+    """Tell a result, or what was raised instead of it; nothing where the trial was settled already."""
+    if trial.settled:
+        return
+    match outcome:
+        case Raised(Infeasible() as signal):
+            yield from TrialCalls.infeasible.flow(trial, signal.reason)
+        case Raised(Pruned() as signal):
+            yield from TrialCalls.prune.flow(trial, signal.reason)
+        case Raised(error):
+            yield from TrialCalls.fail.flow(trial, f"{type(error).__name__}: {error}", retry)
+        case _:
+            yield from TrialCalls.tell.flow(trial, outcome)
+
+
+def keep(held: dict[int, Any], every: float) -> Flow[None]:
+    """Renew the leases of what is held, for ever. A heartbeat that does not get through is tried again next time."""
+    while True:
+        yield Pause(every)
+        for trial in list(held.values()):
+            try:
+                yield from TrialCalls.heartbeat.flow(trial)
+            except (Conflict, NotFound):
+                held.pop(trial.number, None)
+            except SufficeClientError:
+                continue
+
+
+def release(link: Link, held: dict[int, Any], reason: str) -> Flow[None]:
+    """Put what is held back into the queue, without insisting: where that fails, the leases run out by themselves."""
+    quick = replace(link, retries=min(link.retries, QUICK))
+    for trial in list(held.values()):
+        held.pop(trial.number, None)
+        if not trial.settled:
+            trial._link = quick
+            with suppress(SufficeClientError):
+                yield from TrialCalls.fail.flow(trial, reason, True)
+
+
+def lease_third(study: StudyCalls[Any]) -> float:
+    """Seconds between heartbeats."""
+    return study.info.lease_seconds / BEATS_PER_LEASE
+
+
+def wants_trial(fn: Callable[..., Any]) -> bool:
+    """Whether a tuned function wants the trial, not its configuration: its first parameter is called ``trial``."""
+    try:
+        names = list(inspect.signature(fn).parameters)
+    except (TypeError, ValueError):
+        return False
+    return bool(names) and names[0] == "trial"
+
+
+# --- blocking ---------------------------------------------------------------------------------------------------------
+
+
+class _Over(Exception):
+    pass
+
+
+@contextmanager
+def keeping(link: SyncLink, held: dict[int, Any], every: float) -> Generator[None, None, None]:
+    """Heartbeats from a thread of their own."""
+    over = threading.Event()
+
+    def perform(effect: Any) -> Any:
+        if not isinstance(effect, Pause):
+            return link.perform(effect)
+        if over.wait(effect.seconds):
+            raise _Over
+
+    def beat() -> None:
+        with suppress(_Over):
+            link.run(keep(held, every), perform)
+
+    thread = threading.Thread(target=beat, name="suffice heartbeats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def hold(study: Any, trial: Any) -> Generator[Any, None, None]:
+    """Keep one trial's lease while the block runs; see `Study.hold`."""
+    link: SyncLink = study._link
+    held = {trial.number: trial}
+    try:
+        with keeping(link, held, lease_third(study)):
+            yield trial
+    except (Infeasible, Pruned) as signal:
+        link.run(settle(trial, Raised(signal)))
+    except Exception as error:
+        with suppress(SufficeClientError):
+            link.run(settle(trial, Raised(error)))
+        raise
+    except BaseException:  # Ctrl-C, or a loop that was left
+        link.run(release(link, {trial.number: trial}, "released: the worker left"))
+        raise
+    else:
+        if not trial.settled and not trial.lost:
+            link.run(TrialCalls.fail.flow(trial, "the worker ended without telling a result", False))
+
+
+Executor = Literal["thread", "process"]
+
+
+def optimize(
+    study: Any,
+    fn: Callable[[Any], Any],
+    count: int | None,
+    workers: int,
+    executor: Executor,
+    progress: Any,
+    catch: Any,
+    worker: str | None,
+) -> Summary:
+    """The body of `Study.optimize`."""
+    link: SyncLink = study._link
+    with ExitStack() as stack:
+        show = stack.enter_context(display(progress, study.name))
+        run = Run(study, count, catch, show, worker)
+        stack.enter_context(keeping(link, run.held, lease_third(study)))
+        if executor == "process":
+            children = [stack.enter_context(Child(fn, wants_trial(fn))) for _ in range(workers)]
+            evaluators: list[Callable[[Any], Any]] = [child.evaluate for child in children]
+        else:
+            evaluators = [_in_this_process(fn)] * workers
+        try:
+            _drive(run, link, evaluators)
+        except BaseException:
+            run.over = run.abandoned = True
+            link.run(release(link, run.held, "released: the run was interrupted"))
+            raise
+        link.run(release(link, run.held, "released: the run was interrupted"))
+    if run.error is not None:
+        raise run.error
+    return run.summary
+
+
+def _in_this_process(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    whole = wants_trial(fn)
+
+    def evaluate(trial: Any) -> Any:
+        try:
+            return fn(trial if whole else trial.params)
+        except Exception as error:
+            return Raised(error)
+
+    return evaluate
+
+
+def _drive(run: Run, link: SyncLink, evaluators: list[Callable[[Any], Any]]) -> None:
+    def one(evaluate: Callable[[Any], Any]) -> None:
+        try:
+            link.run(work(run), lambda e: evaluate(e.trial) if isinstance(e, Evaluate) else link.perform(e))
+        except BaseException as error:
+            run.end(error)
+
+    if len(evaluators) == 1:
+        one(evaluators[0])  # here, so that Ctrl-C reaches the function itself
+        return
+    threads = [threading.Thread(target=one, args=(evaluate,), daemon=True) for evaluate in evaluators]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+# --- asyncio ----------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def keeping_async(link: AsyncLink, held: dict[int, Any], every: float) -> AsyncGenerator[None, None]:
+    """Heartbeats from a task of their own."""
+    task = asyncio.create_task(link.run(keep(held, every)))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@asynccontextmanager
+async def hold_async(study: Any, trial: Any) -> AsyncGenerator[Any, None]:
+    """Keep one trial's lease while the block runs; see `AsyncStudy.hold`."""
+    link: AsyncLink = study._link
+    try:
+        async with keeping_async(link, {trial.number: trial}, lease_third(study)):
+            yield trial
+    except (Infeasible, Pruned) as signal:
+        await link.run(settle(trial, Raised(signal)))
+    except Exception as error:
+        with suppress(SufficeClientError):
+            await link.run(settle(trial, Raised(error)))
+        raise
+    except BaseException:  # cancelled, or a loop that was left
+        await link.run(release(link, {trial.number: trial}, "released: the worker left"))
+        raise
+    else:
+        if not trial.settled and not trial.lost:
+            await link.run(TrialCalls.fail.flow(trial, "the worker ended without telling a result", False))
+
+
+async def optimize_async(
+    study: Any,
+    fn: Callable[[Any], Awaitable[Any]],
+    count: int | None,
+    workers: int,
+    progress: Any,
+    catch: Any,
+    worker: str | None,
+) -> Summary:
+    """The body of `AsyncStudy.optimize`."""
+    link: AsyncLink = study._link
+    whole = wants_trial(fn)
+    with display(progress, study.name) as show:
+        run = Run(study, count, catch, show, worker)
+
+        async def perform(effect: Any) -> Any:
+            if not isinstance(effect, Evaluate):
+                return await link.perform(effect)
+            try:
+                return await fn(effect.trial if whole else effect.trial.params)
+            except Exception as error:
+                return Raised(error)
+
+        async def one() -> None:
+            try:
+                await link.run(work(run), perform)
+            except Exception as error:
+                run.end(error)
+
+        async with keeping_async(link, run.held, lease_third(study)):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(workers):
+                        group.create_task(one())
+            finally:
+                await link.run(release(link, run.held, "released: the run was interrupted"))
+    if run.error is not None:
+        raise run.error
+    return run.summary
