@@ -281,6 +281,7 @@ class GaussianProcess:
         from botorch.models import SingleTaskGP
         from gpytorch.kernels import MaternKernel, ScaleKernel
         from gpytorch.means import ConstantMean
+        from gpytorch.settings import min_fixed_noise
 
         h = self.hyperparameters
         kernel = ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=self.data.X.shape[1]))
@@ -289,14 +290,15 @@ class GaussianProcess:
         mean = ConstantMean()
         mean.constant = torch.tensor(h.mean, dtype=torch.float64)
         diagonal = self.data.diagonal(h.noise) + self.jitter * h.signal
-        model: Any = SingleTaskGP(
-            torch.from_numpy(self.data.X),
-            torch.from_numpy(self.data.y)[:, None],
-            train_Yvar=torch.from_numpy(diagonal)[:, None],
-            covar_module=kernel.double(),
-            mean_module=mean.double(),
-            outcome_transform=None,
-        )
+        with min_fixed_noise(double_value=NOISE_FLOOR / 2):
+            model: Any = SingleTaskGP(
+                torch.from_numpy(self.data.X),
+                torch.from_numpy(self.data.y)[:, None],
+                train_Yvar=torch.from_numpy(diagonal)[:, None],
+                covar_module=kernel.double(),
+                mean_module=mean.double(),
+                outcome_transform=None,
+            )
         model.requires_grad_(False)
         return model.eval()  # type: ignore[no-any-return]
 

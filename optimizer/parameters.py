@@ -42,7 +42,7 @@ class Float:
             object.__setattr__(self, "step", _real(self.step, "step"))
             if not 0 < self.step <= self.high - self.low:
                 raise InvalidInput(
-                    "step", f"a positive number, at most high - low ({self.high - self.low:g})", self.step
+                    "step", f"a positive number, at most high - low ({self.high - self.low!r})", self.step
                 )
 
     @property
@@ -57,14 +57,14 @@ class Float:
         """``value`` as a float of this parameter; raises InvalidInput when it is none."""
         number = _real(value, "value")
         if not self.low <= number <= self.high:
-            raise InvalidInput("value", f"a number in [{self.low:g}, {self.high:g}]", value)
+            raise InvalidInput("value", f"a number in [{self.low!r}, {self.high!r}]", value)
         if self.step is not None and not math.isclose(number, self._on_grid(number), rel_tol=1e-9, abs_tol=1e-12):
-            raise InvalidInput("value", f"low + k * step ({self.low:g} + k * {self.step:g})", value)
+            raise InvalidInput("value", f"low + k * step ({self.low!r} + k * {self.step!r})", value)
         return number
 
     def _on_grid(self, number: float) -> float:
         assert self.step is not None
-        return self.low + self.step * round((number - self.low) / self.step)
+        return min(self.low + self.step * round((number - self.low) / self.step), self.high)
 
     def to_unit(self, values: Values) -> Columns:
         return _scale(values, self.low, self.high, self.log)[:, None]
@@ -73,18 +73,21 @@ class Float:
         values = _unscale(U[:, 0], self.low, self.high, self.log)
         if self.step is not None:
             k = np.clip(np.round((values - self.low) / self.step), 0, self.cardinality - 1)
-            values = self.low + self.step * k
+            values = self._at(k)
         return values
 
     def from_uniform(self, u: Values) -> Values:
         """Uniform draws in [0, 1) as values of equal probability (on the log scale where ``log``)."""
         if self.step is not None and not self.log:
-            return self.low + self.step * np.floor(u * self.cardinality)
+            return self._at(np.floor(u * self.cardinality))
         return self.from_unit(u[:, None])
 
     def grid(self) -> Values:
+        return self._at(np.arange(self.cardinality))
+
+    def _at(self, k: Values) -> Values:
         assert self.step is not None
-        return self.low + self.step * np.arange(self.cardinality)
+        return np.minimum(self.low + self.step * k, self.high)  # rounding may carry the last one past high
 
     def to_native(self, value: float) -> float:
         return float(value)
@@ -349,7 +352,7 @@ def _whole(value: Any, field: str) -> int:
 
 def _check_bounds(low: float, high: float) -> None:
     if not low < high:
-        raise InvalidInput("low", f"a number below high ({high:g})", low)
+        raise InvalidInput("low", f"a number below high ({high!r})", low)
     if not math.isfinite(high - low):
         raise InvalidInput("high", "a range high - low that is a finite number", high)
 

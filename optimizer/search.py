@@ -7,7 +7,6 @@ optimum); the best are polished by L-BFGS-B over their continuous columns and by
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +18,7 @@ from scipy.stats import qmc
 from .acquisition import Acquisition
 from .space import Space
 
-Cube = Float64[np.ndarray, "n d"]
+Cube = Float64[np.ndarray, "_ d"]  # any number of rows
 Row = Float64[np.ndarray, " d"]
 
 ENUMERATE_UP_TO = 4096  # configurations
@@ -251,7 +250,7 @@ def first_new(space: Space, points: Callable[[int], Cube], excluded: Exclusion) 
     for block in range(16):
         X = points(block)
         X = X[space.feasible(X)]
-        X = X[excluded.allows(X)] if math.isfinite(space.cardinality) else X
+        X = X[excluded.allows(X)]
         if len(X):
             return np.asarray(X[0])
     return None

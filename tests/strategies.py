@@ -1,0 +1,58 @@
+"""Hypothesis strategies for parameters, spaces and configurations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from suffice.optimizer import Bool, Categorical, Constant, Float, Int, Ordinal, Space
+
+finite = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+@st.composite
+def floats(draw: st.DrawFn) -> Float:
+    log = draw(st.booleans())
+    low = draw(st.floats(1e-6, 1e3)) if log else draw(finite)
+    width = draw(st.floats(1e-3, 1e6))
+    step = draw(st.sampled_from([None, width / 7, width / 100])) if not log else None
+    return Float(low, low + width, log=log, step=step)
+
+
+@st.composite
+def ints(draw: st.DrawFn) -> Int:
+    log = draw(st.booleans())
+    low = draw(st.integers(1, 50)) if log else draw(st.integers(-1000, 1000))
+    width = draw(st.integers(1, 300))
+    return Int(low, low + width, log=log, step=draw(st.integers(1, width)))
+
+
+choices = st.lists(
+    st.one_of(st.text(max_size=3), st.integers(2, 99), st.floats(0.5, 0.75)), min_size=2, max_size=5, unique=True
+)
+parameters = st.one_of(
+    floats(),
+    ints(),
+    choices.map(Categorical),
+    choices.map(Ordinal),
+    st.just(Bool()),
+    st.just(Constant("fixed")),
+)
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    """Spaces of one to five parameters, some of them conditional on others."""
+    kinds = draw(st.lists(parameters, min_size=0, max_size=4))
+    named: dict[str, Any] = {"a": draw(st.one_of(floats(), ints())), "flag": Bool()}
+    named |= {f"p{i}": kind for i, kind in enumerate(kinds)}
+    if draw(st.booleans()):
+        named["child"] = Float(0.0, 1.0, active_if="flag")
+        named["grandchild"] = Int(1, 9, active_if="child >= 0.5")
+    return Space(named)
+
+
+def configurations(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
+    return space.decode(space.sample(n, np.random.default_rng(seed)))
