@@ -1,6 +1,7 @@
 """The shapes of the REST API, shared by the service and the client; pydantic only.
 
-``docs/service.md`` explains them; names and defaults follow the design's words: study, trial, ask, tell, parameter, metric.
+``docs/service.md`` explains them; names and defaults follow the design's words: study, trial, ask, tell,
+parameter, metric.
 """
 
 from __future__ import annotations
@@ -113,9 +114,12 @@ class SourceOut(Wire):
     data_version: int | None = None  # the study's data_version when it was computed
 
 
+State = Literal["WAITING", "RUNNING", "COMPLETED", "FAILED", "INFEASIBLE", "PRUNED", "EXPIRED", "CANCELLED"]
+
+
 class TrialOut(Wire):
     number: int
-    state: Literal["WAITING", "RUNNING", "COMPLETED", "FAILED", "INFEASIBLE", "PRUNED", "EXPIRED", "CANCELLED"]
+    state: State
     parameters: dict[str, Value]
     measurements: list[MeasurementSpec] = []
     source: SourceOut
@@ -271,6 +275,15 @@ class ProblemOut(BaseModel):
     status: int
     detail: str
     errors: list[FieldProblem] = []
+
+
+class Health(Wire):
+    """GET /healthz and /readyz"""
+
+    status: Literal["ok", "starting"]
+    version: str
+    workers: int  # engine workers that are ready for jobs
+    workers_wanted: int
 
 
 class Event(Wire):

@@ -1,0 +1,126 @@
+"""Checks of what comes in against a study's definition, with the light parts of the optimizer: no torch here."""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from threading import Lock
+from typing import TypeVar
+
+from suffice.optimizer import InvalidInput, Measurement, Study
+from suffice.optimizer.errors import Problem
+
+from .store import StudyFacts
+from .wire import MeasurementSpec, StudyCreate, StudyExport, Tell, TrialAdd, TrialOut
+
+T = TypeVar("T")
+ENOUGH = 100  # problems: more are not looked for
+FIELDS = {"parameters", "parameter_constraints", "objectives", "outcome_constraints", "acquisition", "noise"}
+
+
+class Definitions:
+    """What the definitions of the studies in use mean, kept: a definition never changes, an id is never used twice."""
+
+    def __init__(self, size: int = 256) -> None:
+        self._size = size
+        self._kept: OrderedDict[int, Study] = OrderedDict()
+        self._lock = Lock()
+
+    def of(self, study: StudyFacts) -> Study:
+        """The study without its trials: its space and its goal."""
+        with self._lock:
+            found = self._kept.pop(study.id, None) or Study.from_json(study.definition)
+            self._kept[study.id] = found
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+            return found
+
+
+def check_study(study: StudyCreate) -> tuple[Study, int]:
+    """What a new definition means, and its seed (drawn where none is given)."""
+    seed = secrets.randbits(32) if study.seed is None else study.seed
+    fields = study.model_dump(mode="json", exclude_none=True, include=FIELDS)
+    return Study.from_json({**fields, "seed": seed}), seed
+
+
+def check_tell(study: Study, tell: Tell) -> None:
+    if tell.state == "COMPLETED" or tell.measurements:
+        check_measurements(study, tell.measurements, complete=tell.state == "COMPLETED")
+
+
+def check_report(study: Study, measurements: Sequence[MeasurementSpec]) -> None:
+    check_measurements(study, measurements, complete=False)
+    _raise(
+        Problem(f"measurements.{i}.step", "the step that was measured (a result is told, not reported)", None)
+        for i, m in enumerate(measurements)
+        if m.step is None
+    )
+
+
+def check_measurements(study: Study, measurements: Sequence[MeasurementSpec], *, complete: bool) -> None:
+    given = [Measurement(m.metric, m.value, m.stderr, m.step, m.gradient) for m in measurements]
+    study.goal.check(given, complete=complete)
+    names = list(study.space.parameters)
+    _raise(
+        Problem(f"measurements.{i}.gradient.{name}", f"one of the parameters {names}", name)
+        for i, m in enumerate(measurements)
+        for name in m.gradient or {}
+        if name not in names
+    )
+
+
+def check_points(study: Study, trials: Sequence[TrialAdd]) -> list[TrialAdd]:
+    """Points of a user's own, their parameters as the space writes them."""
+    return _each(trials, lambda trial: _point(study, trial))
+
+
+def _point(study: Study, trial: TrialAdd) -> TrialAdd:
+    parameters = study.space.check(trial.parameters)
+    state = trial.state or ("COMPLETED" if trial.measurements else "WAITING")
+    if state == "WAITING" and trial.measurements:
+        raise InvalidInput("measurements", "none, because the trial is WAITING", len(trial.measurements))
+    if state == "COMPLETED" or trial.measurements:
+        check_measurements(study, trial.measurements, complete=state == "COMPLETED")
+    return trial.model_copy(update={"parameters": parameters, "state": state})
+
+
+def check_import(document: StudyExport) -> StudyExport:
+    """An export's document, checked like everything else that comes in."""
+    study, _ = check_study(document.study)
+    trials = _each(document.trials, lambda trial: _past(study, trial))
+    numbers = [-1, *(trial.number for trial in trials)]
+    _raise(
+        Problem(f"trials.{i}.number", f"a number above {before}: trials come in order, each once", number)
+        for i, (before, number) in enumerate(pairwise(numbers))
+        if number <= before
+    )
+    return document.model_copy(update={"trials": trials})
+
+
+def _past(study: Study, trial: TrialOut) -> TrialOut:
+    if trial.state == "COMPLETED" or trial.measurements:
+        check_measurements(study, trial.measurements, complete=trial.state == "COMPLETED")
+    return trial.model_copy(update={"parameters": study.space.check(trial.parameters), "lease": None})
+
+
+def _each(items: Sequence[T], check: Callable[[T], T]) -> list[T]:
+    """Every item checked; one error for the problems of all, each under its trial's place."""
+    checked: list[T] = []
+    problems: list[Problem] = []
+    for i, item in enumerate(items):
+        try:
+            checked.append(check(item))
+        except InvalidInput as error:
+            problems += error.under(f"trials.{i}").problems
+            if len(problems) >= ENOUGH:
+                break
+    _raise(problems)
+    return checked
+
+
+def _raise(problems: Iterable[Problem]) -> None:
+    found = list(problems)
+    if found:
+        raise InvalidInput.of(found)

@@ -1,0 +1,81 @@
+"""What routes are given, by the type they name."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+
+from suffice.optimizer import InvalidInput, Study
+
+from .definitions import Definitions
+from .engine import Engine
+from .leases import Leases
+from .settings import Settings
+from .store import Store, StudyFacts
+
+
+class Router(APIRouter):
+    """Routes whose answers leave out what is null."""
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        options["response_model_exclude_none"] = True
+        super().add_api_route(path, endpoint, **options)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the service consists of; `app.create_app` puts it together."""
+
+    settings: Settings
+    store: Store
+    leases: Leases
+    engine: Engine
+    definitions: Definitions
+
+
+async def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(_parts)]
+
+
+def _facts(parts: PartsDep, name: Annotated[str, Path(description="The study's name")]) -> StudyFacts:
+    return parts.store.facts(name)
+
+
+StudyDep = Annotated[StudyFacts, Depends(_facts)]
+
+
+def _definition(parts: PartsDep, study: StudyDep) -> Study:
+    return parts.definitions.of(study)
+
+
+DefinitionDep = Annotated[Study, Depends(_definition)]
+Number = Annotated[int, Path(ge=0, lt=2**31, description="The trial's number")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many")]
+Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
+
+
+def write_cursor(position: str | int) -> str:
+    """An opaque cursor that continues behind ``position``."""
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, kind: type[Any], start: Any) -> Any:
+    """The position that a cursor stands for; ``start`` without one."""
+    if cursor is None:
+        return start
+    try:
+        position = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except ValueError:
+        position = None
+    if not isinstance(position, kind):
+        raise InvalidInput("cursor", "next_cursor of the page before", cursor)
+    return position

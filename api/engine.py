@@ -1,0 +1,317 @@
+"""The service's side of the engine: which job comes next, who does it, and waking whoever waits for it.
+
+Suggestions are computed by worker processes (`worker.py`) and reach asks through the database, so nothing here is
+needed for correctness: a lost process, here or there, costs the time of the job it was doing. One `Engine` lives in
+the event loop of the service; `wake` may be called from any thread.
+
+A study gets a refresh of its ready suggestions when something changed what is known (many changes in a burst: one
+refresh), or when asks wait because too few are ready (many asks: one joint batch). Never two at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from suffice.optimizer import InvalidInput, NotFound
+from suffice.optimizer.errors import Problem
+
+from .errors import EngineFailed, Unavailable
+
+BURST_SECONDS = 0.03  # a refresh waits this long for what often follows: the next ask of the worker that told
+FEWEST, MOST = 2, 16  # suggestions that are kept ready
+ATTEMPTS = 3  # workers that one job may bring down
+RESTART_SECONDS = 1.0  # between workers that do not even start
+PATIENCE = 2.0  # seconds a worker gets to end by itself
+LINE_LIMIT = 2**26  # bytes of one answer
+
+Answer = asyncio.Future[dict[str, Any]]
+
+log = logging.getLogger("suffice.engine")
+
+
+@dataclass(slots=True)
+class Desk:
+    """What the engine knows of one study."""
+
+    changed: bool = False  # something happened that the ready suggestions do not know
+    due: float = 0.0  # not to be refreshed before, unless asks wait
+    busy: bool = False
+    waiting: int = 0  # suggestions that asks wait for
+    asked: int = 0  # suggestions asked for since the last refresh began
+    on_demand: bool = False  # the last ask wanted fresh ones: preparing any beforehand would be in vain
+    crashes: int = 0
+    failures: int = 0
+    error: str = ""  # why the last of them failed
+    pulse: asyncio.Event = field(default_factory=asyncio.Event)  # replaced each time it is set
+
+    def beat(self) -> None:
+        self.pulse.set()
+        self.pulse = asyncio.Event()
+
+
+@dataclass(slots=True)
+class Job:
+    kind: str
+    study: int
+    payload: dict[str, Any]
+    answer: Answer | None = None  # None: a refresh, whose answer is in the database
+    crashes: int = 0
+
+
+class Engine:
+    def __init__(self, database: str, workers: int, threads: int = 1) -> None:
+        self.database = database
+        self.workers = workers
+        self.threads = threads
+        self.alive: set[int] = set()  # process ids of workers that are ready for jobs
+        self.closing = False
+        self._desks: dict[int, Desk] = {}
+        self._calls: deque[Job] = deque()
+        self._answers: set[Answer] = set()  # that somebody waits for
+        self._work = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Engine]:
+        self._loop = asyncio.get_running_loop()
+        tasks = [asyncio.create_task(self._keep_worker(), name=f"engine-{i}") for i in range(self.workers)]
+        try:
+            yield self
+        finally:
+            self.close()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """Answer everyone who waits that the service is going; new ones too."""
+        self.closing = True
+        for desk in self._desks.values():
+            desk.beat()
+        for answer in self._answers:
+            _fail(answer, Unavailable("the service is stopping"))
+
+    # --- for the routes -----------------------------------------------------------------------------------------------
+
+    def wake(self, study_id: int, *, refresh: bool = True) -> None:
+        """Something changed in the study; with ``refresh``, something that suggestions should know."""
+        if self._loop is not None and not self.closing:
+            self._loop.call_soon_threadsafe(self._wake, study_id, refresh)
+
+    def _wake(self, study_id: int, refresh: bool) -> None:
+        assert self._loop is not None
+        desk = self._desk(study_id)
+        desk.beat()
+        if refresh and not desk.on_demand and not desk.changed:
+            desk.changed = True
+            desk.due = self._loop.time() + BURST_SECONDS
+            self._loop.call_at(desk.due, self._work.set)
+
+    def noted(self, study_id: int, count: int, *, fresh: bool) -> None:
+        """That many suggestions are being asked for: the next refresh prepares about as many."""
+        desk = self._desk(study_id)
+        desk.asked += count
+        desk.on_demand = fresh
+
+    async def refill(self, study_id: int, count: int) -> None:
+        """Have so many suggestions computed, and wait until something changed; raises EngineFailed.
+
+        What changed may not be enough yet: the caller asks the store again.
+        """
+        desk = self._desk(study_id)
+        failures = desk.failures
+        desk.waiting += count
+        self._work.set()
+        try:
+            await self._pulse(desk)
+        finally:
+            desk.waiting -= count
+        if desk.failures > failures:
+            raise EngineFailed(desk.error)
+
+    async def changed(self, study_id: int, seconds: float) -> None:
+        """Wait until something changes in the study, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._pulse(self._desk(study_id))
+
+    async def call(self, kind: str, study_id: int, **payload: Any) -> dict[str, Any]:
+        """The answer to a job; raises what it raised."""
+        if self.closing:
+            raise Unavailable("the service is stopping")
+        answer: Answer = asyncio.get_running_loop().create_future()
+        self._calls.append(Job(kind, study_id, payload, answer))
+        self._answers.add(answer)
+        self._work.set()
+        try:
+            return await answer
+        finally:
+            self._answers.discard(answer)
+
+    def forget(self, study_id: int) -> None:
+        """The study was deleted."""
+        if desk := self._desks.pop(study_id, None):
+            desk.beat()
+
+    def _desk(self, study_id: int) -> Desk:
+        return self._desks.setdefault(study_id, Desk())
+
+    async def _pulse(self, desk: Desk) -> None:
+        if not self.closing:
+            await desk.pulse.wait()
+        if self.closing:
+            raise Unavailable("the service is stopping")
+
+    # --- which job comes next -----------------------------------------------------------------------------------------
+
+    def _pick(self) -> Job | None:
+        """Calls first, then studies that asks wait for, then those that changed."""
+        while self._calls:
+            job = self._calls.popleft()
+            if job.answer is not None and not job.answer.done():
+                return job
+        assert self._loop is not None
+        now = self._loop.time()
+        idle = [(study_id, desk) for study_id, desk in self._desks.items() if not desk.busy]
+        for study_id, desk in idle:
+            if desk.waiting:
+                return self._refresh(study_id, desk, desk.waiting)
+        for study_id, desk in idle:
+            if desk.changed and desk.due <= now:
+                return self._refresh(study_id, desk, min(max(desk.asked + 1, FEWEST), MOST))
+        return None
+
+    def _refresh(self, study_id: int, desk: Desk, count: int) -> Job:
+        desk.busy, desk.changed, desk.asked = True, False, 0
+        return Job("refresh", study_id, {"count": count})
+
+    def _done(self, job: Job, message: dict[str, Any]) -> None:
+        error = message.get("error")
+        if job.answer is not None:
+            if error is not None:
+                _fail(job.answer, _as_exception(error))
+            elif not job.answer.done():
+                job.answer.set_result(message["result"])
+            return
+        desk = self._desks.get(job.study)
+        if desk is None:
+            return
+        desk.busy, desk.crashes = False, 0
+        if error is not None:
+            desk.failures += 1
+            desk.error = f"suggestions could not be computed: {error['type']}: {error['message']}"
+        elif not message["result"]["current"]:
+            self._wake(job.study, refresh=True)
+        desk.beat()
+        self._work.set()
+
+    def _lost(self, job: Job) -> None:
+        """The worker died over this job: again, with another one, but not for ever."""
+        desk = self._desks.get(job.study)
+        job.crashes += 1
+        crashes = job.crashes
+        if job.answer is None and desk is not None:
+            desk.crashes += 1
+            crashes = desk.crashes
+        message = f"{crashes} engine workers died over {job.kind} of study {job.study}"
+        log.error("%s", message)
+        if crashes >= ATTEMPTS:
+            self._done(job, {"error": {"type": "EngineCrashed", "message": message}})
+        elif job.answer is not None:
+            self._calls.appendleft(job)
+        elif desk is not None:
+            desk.busy, desk.changed = False, True
+        self._work.set()
+
+    # --- worker processes ---------------------------------------------------------------------------------------------
+
+    async def _keep_worker(self) -> None:
+        """Have a worker at work, always; a new one when it dies."""
+        while True:
+            process = await self._start()
+            try:
+                if not await self._employ(process):
+                    await asyncio.sleep(RESTART_SECONDS)
+            finally:
+                self.alive.discard(process.pid)
+                await _end(process)
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        threads = {f"{library}_NUM_THREADS": str(self.threads) for library in ("OMP", "MKL", "OPENBLAS")}
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "suffice.api.worker", self.database),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **threads},
+            limit=LINE_LIMIT,
+        )
+
+    async def _employ(self, process: asyncio.subprocess.Process) -> bool:
+        """Give the worker jobs until it dies; whether it ever got ready for one."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if not await process.stdout.readline():
+            log.error("an engine worker did not start (exit status %s)", await process.wait())
+            return False
+        self.alive.add(process.pid)
+        reply = asyncio.ensure_future(process.stdout.readline())
+        try:
+            while not reply.done():
+                job = self._pick()
+                if job is None:
+                    await self._until_work(reply)
+                    continue
+                process.stdin.write(json.dumps({"kind": job.kind, "study": job.study, **job.payload}).encode() + b"\n")
+                if not (line := await reply):
+                    self._lost(job)
+                    break
+                reply = asyncio.ensure_future(process.stdout.readline())
+                self._done(job, json.loads(line))
+        finally:
+            reply.cancel()
+        return True
+
+    async def _until_work(self, death: asyncio.Future[bytes]) -> None:
+        """Wait until there may be a job, or the worker died over nothing."""
+        self._work.clear()
+        work = asyncio.ensure_future(self._work.wait())
+        try:
+            await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            work.cancel()
+
+
+def _fail(answer: Answer, error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+
+
+def _as_exception(error: dict[str, Any]) -> Exception:
+    match error["type"]:
+        case "NotFound":
+            return NotFound(error["message"])
+        case "InvalidInput":
+            return InvalidInput.of(Problem(**p) for p in error["problems"])
+        case kind:
+            return EngineFailed(f"{kind}: {error['message']}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Close the worker's input, at which it exits; kill it if it does not."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

@@ -1,0 +1,155 @@
+"""Every error leaves the service as application/problem+json (RFC 9457) that names the fields that are wrong.
+
+SufficeError (suffice.optimizer.errors)
+├── InvalidInput          422
+├── NotFound              404
+├── Conflict              409
+│   └── LeaseLost         409, with a type of its own: the token is not, or no longer, the trial's
+└── Unavailable           503 with Retry-After: nothing was changed, the same request may work later
+    └── EngineFailed      503: suggestions or predictions for this study could not be computed; the log has the details
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from suffice.optimizer import Conflict, InvalidInput, NotFound, SufficeError
+from suffice.optimizer.errors import Problem
+
+from .wire import FieldProblem, ProblemOut
+
+MAX_PROBLEMS = 100  # reported per answer
+LEASE_LOST = "urn:suffice:lease-lost"
+
+
+class LeaseLost(Conflict):
+    """The lease token is not, or no longer, the trial's."""
+
+
+class Unavailable(SufficeError):
+    """Not now; ``retry_after`` is in seconds."""
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class EngineFailed(Unavailable):
+    """The engine could not compute what was asked for."""
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    problems: Sequence[Problem] = (),
+    type_: str = "about:blank",
+    title: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    body = ProblemOut(
+        type=type_,
+        title=title or HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        errors=[FieldProblem(field=p.field, expected=p.expected, got=_shown(p.got)) for p in problems[:MAX_PROBLEMS]],
+    )
+    return JSONResponse(body.model_dump(mode="json"), status, headers=headers, media_type="application/problem+json")
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How these answers look, for the OpenAPI document."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemOut"}}}
+    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of ``app`` with a problem."""
+    app.add_exception_handler(SufficeError, _suffice)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unforeseen)
+
+
+async def _suffice(_request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case InvalidInput():
+            return problem(422, _summary(error.problems), problems=error.problems)
+        case NotFound():
+            return problem(404, str(error))
+        case LeaseLost():
+            field = Problem("lease_token", "the token of the trial's present lease", None)
+            return problem(409, str(error), problems=[field], type_=LEASE_LOST, title="Lease lost")
+        case Conflict():
+            return problem(409, str(error))
+        case Unavailable():
+            title = "Engine failed" if isinstance(error, EngineFailed) else None
+            return problem(503, str(error), title=title, headers={"Retry-After": str(error.retry_after)})
+        case _:
+            return problem(500, "the service met an error of its own; its log has the details")
+
+
+async def _validation(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = [_from_pydantic(e) for e in error.errors()]
+    return problem(422, _summary(problems), problems=problems)
+
+
+def _from_pydantic(error: Mapping[str, Any]) -> Problem:
+    place = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    if error["type"] == "json_invalid":
+        return Problem("body", f"JSON ({error['ctx']['error']} at character {error['loc'][-1]})", None)
+    return Problem(".".join(place) or "body", _expectation(error), error.get("input"))
+
+
+def _expectation(error: Mapping[str, Any]) -> str:
+    """What was expected, from Pydantic's message."""
+    message = str(error["msg"])
+    match error["type"]:
+        case "missing":
+            return "a value, because this field is required"
+        case "extra_forbidden":
+            return "no such field"
+        case _:
+            for start in ("Input should be ", "Value should be "):
+                message = message.removeprefix(start)
+            return message
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+async def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
+    return problem(500, "the service met an error of its own; its log has the details")
+
+
+def _summary(problems: Sequence[Problem]) -> str:
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{first.field}: expected {first.expected}, got {_short(first.got)}{more}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def _shown(value: Any) -> Any:
+    """``value`` as JSON can hold it: NaN and infinity by name, anything large or strange as a short text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return value if len(value) <= 200 else value[:197] + "..."
+    return _short(value)

@@ -1,0 +1,375 @@
+"""Studies, their history, and what the engine prepared for them. With `leases.py`, the only SQL there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, func, insert, update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, select
+
+from suffice.optimizer import Conflict, NotFound, Suggestion, Trial, TrialState
+
+from .database import Database
+from .tables import MeasurementRow, StudyRow, SuggestionRow, TrialRow, key_of, spent
+from .views import measurement_fields, study_out, trial_known, trial_out
+from .wire import Event, StudyCreate, StudyExport, StudyOut, StudyPatch, TrialAdd, TrialOut
+
+Clock = Callable[[], datetime]
+READY_KEPT = 1000  # ready suggestions of a study, at most
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFacts:
+    """What of a study never changes."""
+
+    id: int
+    name: str
+    definition: dict[str, Any]  # as `Study.from_json` reads it
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What the engine reads: the trials that changed since it last looked, and where the study stands."""
+
+    trials: list[Trial]
+    sequence: int
+    data_version: int
+    next_number: int
+
+
+class Store:
+    """Each method is one transaction."""
+
+    def __init__(self, database: Database, clock: Clock = now) -> None:
+        self.database = database
+        self.clock = clock
+
+    # --- studies ------------------------------------------------------------------------------------------------------
+
+    def create(self, definition: StudyCreate, seed: int) -> tuple[int, StudyOut]:
+        """A new study; raises Conflict when its name is taken."""
+        row = self._new_study(definition, seed)
+        self._insert(row)
+        return row.id, study_out(row, {})
+
+    def facts(self, name: str) -> StudyFacts:
+        """Which study that is; raises NotFound."""
+        with self.database.read() as session:
+            row = _by_name(session, name)
+            return StudyFacts(row.id, row.name, {**row.definition, "seed": row.seed})
+
+    def definition(self, study_id: int) -> dict[str, Any]:
+        with self.database.read() as session:
+            row = by_id(session, study_id)
+            return {**row.definition, "seed": row.seed}
+
+    def study(self, study_id: int) -> StudyOut:
+        with self.database.read() as session:
+            row = by_id(session, study_id)
+            return study_out(row, _counts(session, [row.id])[row.id])
+
+    def studies(self, after: str | None, limit: int) -> list[StudyOut]:
+        """Studies in the order of their names, from behind ``after``."""
+        query = select(StudyRow).order_by(col(StudyRow.name)).limit(limit)
+        if after is not None:
+            query = query.where(StudyRow.name > after)
+        with self.database.read() as session:
+            rows = session.exec(query).all()
+            numbers = _counts(session, [row.id for row in rows])
+            return [study_out(row, numbers[row.id]) for row in rows]
+
+    def patch(self, study_id: int, patch: StudyPatch) -> StudyOut:
+        """Change what ``patch`` gives; ``budget`` with no limit in it lifts the limit."""
+        with self.database.write() as session:
+            row = by_id(session, study_id, lock=True)
+            if patch.state is not None:
+                row.state = patch.state
+            if patch.budget is not None:
+                row.budget = patch.budget.trials
+            if patch.lease_seconds is not None:
+                row.lease_seconds = patch.lease_seconds
+            if patch.max_retries is not None:
+                row.max_retries = patch.max_retries
+            if patch.metadata is not None:
+                row.info = patch.metadata
+            row.updated_at = self.clock()
+            row.changed_at = row.tick()
+            return study_out(row, _counts(session, [row.id])[row.id])
+
+    def delete(self, study_id: int) -> None:
+        with self.database.write() as session:
+            session.exec(delete(StudyRow).where(col(StudyRow.id) == study_id))
+
+    def _new_study(self, definition: StudyCreate, seed: int) -> StudyRow:
+        fields = ("parameters", "parameter_constraints", "objectives", "outcome_constraints", "acquisition", "noise")
+        dumped = definition.model_dump(mode="json", exclude_none=True)
+        at = self.clock()
+        return StudyRow(
+            name=definition.name,
+            definition={name: dumped[name] for name in fields},
+            seed=seed,
+            budget=definition.budget.trials,
+            lease_seconds=definition.lease_seconds,
+            max_retries=definition.max_retries,
+            info=definition.metadata,
+            created_at=at,
+            updated_at=at,
+        )
+
+    def _insert(self, row: StudyRow, trials: Sequence[Mapping[str, Any]] = (), measured: Sequence[Any] = ()) -> None:
+        try:
+            with self.database.write() as session:
+                session.add(row)
+                session.flush()
+                _insert_trials(session, row.id, trials, measured)
+        except IntegrityError as error:
+            raise Conflict(f"there is a study named {row.name!r} already") from error
+
+    # --- history ------------------------------------------------------------------------------------------------------
+
+    def trial(self, study_id: int, number: int) -> TrialOut:
+        with self.database.read() as session:
+            row = session.get(TrialRow, (study_id, number))
+            if row is None:
+                raise NotFound(f"there is no trial {number}")
+            return views(session, study_id, [row])[0]
+
+    def trials(self, study_id: int, after: int, limit: int | None, state: str | None = None) -> list[TrialOut]:
+        """Trials by number, from behind ``after``."""
+        query = select(TrialRow).where(TrialRow.study_id == study_id, TrialRow.number > after)
+        if state is not None:
+            query = query.where(TrialRow.state == state)
+        query = query.order_by(col(TrialRow.number)).limit(limit)
+        with self.database.read() as session:
+            return views(session, study_id, session.exec(query).all())
+
+    def add(self, study_id: int, trials: Sequence[TrialAdd]) -> list[TrialOut]:
+        """Queue points and record finished history, all or nothing; the caller has checked them."""
+        at = self.clock()
+        with self.database.write() as session:
+            study = by_id(session, study_id, lock=True)
+            first = study.next_number
+            rows = [self._added(study, trial, at) for trial in trials]
+            measured = [
+                {"number": first + i, **measurement_fields(m)} for i, t in enumerate(trials) for m in t.measurements
+            ]
+            _insert_trials(session, study_id, rows, measured)
+            study.data_version += 1
+            query = select(TrialRow).where(TrialRow.study_id == study_id, TrialRow.number >= first)
+            return views(session, study_id, session.exec(query.order_by(col(TrialRow.number))).all())
+
+    def _added(self, study: StudyRow, trial: TrialAdd, at: datetime) -> dict[str, Any]:
+        state = TrialState(trial.state or ("COMPLETED" if trial.measurements else "WAITING"))
+        method = "queued" if state.open else "added"
+        number = study.next_number
+        study.next_number += 1
+        study.used += spent(state, method)
+        return {
+            "number": number,
+            "state": str(state),
+            "parameters": trial.parameters,
+            "key": key_of(trial.parameters),
+            "source": {"method": method},
+            "reason": trial.reason,
+            "attempts": 0,
+            "created_at": at,
+            "finished_at": None if state.open else at,
+            "sequence": study.tick(),
+        }
+
+    def export(self, study_id: int) -> StudyExport:
+        with self.database.read() as session:
+            study = by_id(session, study_id)
+            query = select(TrialRow).where(TrialRow.study_id == study_id).order_by(col(TrialRow.number))
+            trials = views(session, study_id, session.exec(query).all())
+            return StudyExport(study=study_out(study, _counts(session, [study_id])[study_id]), trials=trials)
+
+    def restore(self, document: StudyExport) -> tuple[int, StudyOut]:
+        """A study from its export; what was open waits in the queue again. Raises Conflict for a taken name."""
+        study = self._new_study(document.study, document.study.seed)
+        study.state = document.study.state
+        study.created_at = document.study.created_at
+        rows = [_restored(study, trial) for trial in document.trials]
+        study.next_number = max((t.number + 1 for t in document.trials), default=0)
+        study.data_version = document.study.data_version + 1
+        measured = [{"number": t.number, **measurement_fields(m)} for t in document.trials for m in t.measurements]
+        self._insert(study, rows, measured)
+        return study.id, self.study(study.id)
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def events(self, study_id: int, after: int, limit: int = 500) -> list[Event]:
+        """What changed since event ``after``: of each trial, and of the study, only the newest state."""
+        query = select(TrialRow).where(TrialRow.study_id == study_id, TrialRow.sequence > after)
+        with self.database.read() as session:
+            study = by_id(session, study_id)
+            rows = session.exec(query.order_by(col(TrialRow.sequence)).limit(limit)).all()
+            until = rows[-1].sequence if len(rows) == limit else study.sequence
+            events = [
+                Event(id=row.sequence, event="trial", data=out.model_dump(mode="json", exclude_none=True))
+                for row, out in zip(rows, views(session, study_id, rows), strict=True)
+            ]
+            if after < study.changed_at <= until:
+                shown = study_out(study, _counts(session, [study_id])[study_id])
+                events.append(Event(id=study.changed_at, event="study", data=shown.model_dump(mode="json")))
+            if after < study.refreshed_at <= until:
+                ready = {"ready": _ready(session, study_id), "data_version": study.data_version}
+                events.append(Event(id=study.refreshed_at, event="suggestions", data=ready))
+        return sorted(events, key=lambda event: event.id)
+
+    def sequence(self, study_id: int) -> int:
+        """The number of the study's last change; raises NotFound once it is deleted."""
+        with self.database.read() as session:
+            found = session.exec(select(StudyRow.sequence).where(StudyRow.id == study_id)).first()
+        if found is None:
+            raise NotFound("the study was deleted")
+        return found
+
+    # --- for the engine -----------------------------------------------------------------------------------------------
+
+    def data_version(self, study_id: int) -> int:
+        with self.database.read() as session:
+            return by_id(session, study_id).data_version
+
+    def changes(self, study_id: int, since: int) -> Changes:
+        """The trials whose last change is after ``since``."""
+        changed = (TrialRow.study_id == study_id, TrialRow.sequence > since)
+        with self.database.read() as session:
+            study = by_id(session, study_id)
+            rows = session.exec(select(TrialRow).where(*changed).order_by(col(TrialRow.number))).all()
+            query = select(MeasurementRow).where(MeasurementRow.study_id == study_id)
+            if since:
+                numbers = select(TrialRow.number).where(*changed)
+                query = query.where(col(MeasurementRow.number).in_(numbers))
+            measured = _by_number(session.exec(query.order_by(col(MeasurementRow.id))))
+            trials = [trial_known(row, measured.get(row.number, [])) for row in rows]
+            return Changes(trials, study.sequence, study.data_version, study.next_number)
+
+    def replace_ready(
+        self, study_id: int, ready: Sequence[Suggestion], known: Changes, *, exhausted: bool = False
+    ) -> bool:
+        """Put ``ready`` in place of the study's ready suggestions; whether they know everything up to this moment.
+
+        Suggestions that stand on less than those already there are dropped.
+        """
+        with self.database.write() as session:
+            study = by_id(session, study_id, lock=True)
+            newest = select(func.max(SuggestionRow.data_version)).where(SuggestionRow.study_id == study_id)
+            if known.data_version < (session.exec(newest).one() or 0):
+                return False
+            session.exec(delete(SuggestionRow).where(col(SuggestionRow.study_id) == study_id))
+            rows = [
+                {
+                    "study_id": study_id,
+                    "parameters": s.params,
+                    "key": key_of(s.params),
+                    "source": {**s.source.to_json(), "data_version": known.data_version},
+                    "data_version": known.data_version,
+                    "next_number": known.next_number,
+                }
+                for s in ready[:READY_KEPT]
+            ]
+            if rows:
+                session.exec(insert(SuggestionRow), params=rows)
+            study.exhausted_version = known.data_version if exhausted else None
+            study.refreshed_at = study.tick()
+            return (study.data_version, study.next_number) == (known.data_version, known.next_number)
+
+    def best(self, study_id: int) -> tuple[dict[str, Any] | None, int]:
+        """The engine's last recommendation, with the data version it stands on, and today's data version."""
+        with self.database.read() as session:
+            study = by_id(session, study_id)
+            return study.best, study.data_version
+
+    def save_best(self, study_id: int, best: dict[str, Any]) -> None:
+        with self.database.write() as session:
+            session.exec(update(StudyRow).where(col(StudyRow.id) == study_id).values(best=best))
+
+
+def by_id(session: Session, study_id: int, *, lock: bool = False) -> StudyRow:
+    """The study's row, for a writer locked first of all; raises NotFound."""
+    query = select(StudyRow).where(StudyRow.id == study_id)
+    row = session.exec(query.with_for_update() if lock else query).first()
+    if row is None:
+        raise NotFound("the study was deleted")
+    return row
+
+
+def views(session: Session, study_id: int, rows: Sequence[TrialRow], *, with_lease: bool = False) -> list[TrialOut]:
+    """Trials with their measurements."""
+    if not rows:
+        return []
+    query = select(MeasurementRow).where(MeasurementRow.study_id == study_id)
+    numbers = [row.number for row in rows]
+    if len(numbers) <= 500:  # parameters of one statement
+        query = query.where(col(MeasurementRow.number).in_(numbers))
+    else:
+        query = query.where(col(MeasurementRow.number).between(min(numbers), max(numbers)))
+    measured = _by_number(session.exec(query.order_by(col(MeasurementRow.id))))
+    return [trial_out(row, measured.get(row.number, []), with_lease=with_lease) for row in rows]
+
+
+def _by_name(session: Session, name: str) -> StudyRow:
+    row = session.exec(select(StudyRow).where(StudyRow.name == name)).first()
+    if row is None:
+        raise NotFound(f"there is no study named {name!r}")
+    return row
+
+
+def _by_number(rows: Iterable[MeasurementRow]) -> dict[int, list[MeasurementRow]]:
+    grouped: dict[int, list[MeasurementRow]] = {}
+    for row in rows:
+        grouped.setdefault(row.number, []).append(row)
+    return grouped
+
+
+def _counts(session: Session, study_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    query = (
+        select(TrialRow.study_id, TrialRow.state, func.count())
+        .where(col(TrialRow.study_id).in_(study_ids))
+        .group_by(col(TrialRow.study_id), col(TrialRow.state))
+    )
+    numbers: dict[int, dict[str, int]] = {study_id: {} for study_id in study_ids}
+    for study_id, state, number in session.exec(query):
+        numbers[study_id][state] = number
+    return numbers
+
+
+def _ready(session: Session, study_id: int) -> int:
+    return session.exec(select(func.count()).select_from(SuggestionRow).where(SuggestionRow.study_id == study_id)).one()
+
+
+def _insert_trials(
+    session: Session, study_id: int, trials: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]
+) -> None:
+    if trials:
+        session.exec(insert(TrialRow), params=[{"study_id": study_id, **row} for row in trials])
+    if measured:
+        session.exec(insert(MeasurementRow), params=[{"study_id": study_id, **row} for row in measured])
+
+
+def _restored(study: StudyRow, trial: TrialOut) -> dict[str, Any]:
+    state = TrialState.WAITING if TrialState(trial.state).open else TrialState(trial.state)
+    study.used += spent(state, trial.source.method)
+    return {
+        "number": trial.number,
+        "state": str(state),
+        "parameters": trial.parameters,
+        "key": key_of(trial.parameters),
+        "source": trial.source.model_dump(exclude_none=True),
+        "reason": trial.reason,
+        "worker": trial.worker,
+        "attempts": trial.attempts,
+        "created_at": trial.created_at,
+        "started_at": trial.started_at,
+        "finished_at": None if state.open else trial.finished_at,
+        "sequence": study.tick(),
+    }

@@ -1,0 +1,149 @@
+"""Routes for studies: define, list, change, delete, export and import; what is best; what the model expects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import Query, Response
+from fastapi.concurrency import run_in_threadpool
+
+from suffice.optimizer import NotFound, Study
+
+from .definitions import check_import, check_study
+from .deps import Cursor, DefinitionDep, Limit, Parts, PartsDep, Router, StudyDep, read_cursor, write_cursor
+from .errors import Unavailable, problems
+from .wire import (
+    BestOut,
+    Predict,
+    Prediction,
+    PredictOut,
+    StudyCreate,
+    StudyExport,
+    StudyOut,
+    StudyPage,
+    StudyPatch,
+    TrialOut,
+)
+
+router = Router(prefix="/v1", tags=["studies"])
+BEST_WAIT = 10.0  # seconds
+
+
+@router.post("/studies", status_code=201, responses=problems(409, 422), summary="Define a study")
+def create_study(parts: PartsDep, study: StudyCreate, response: Response) -> StudyOut:
+    """The definition is checked as a whole; the answer to a wrong one names every field that is wrong."""
+    _, seed = check_study(study)
+    study_id, created = parts.store.create(study, seed)
+    parts.engine.wake(study_id)
+    response.headers["Location"] = f"/v1/studies/{created.name}"
+    return created
+
+
+@router.get("/studies", responses=problems(422), summary="List studies")
+def list_studies(parts: PartsDep, limit: Limit = 100, cursor: Cursor = None) -> StudyPage:
+    found = parts.store.studies(read_cursor(cursor, str, None), limit + 1)
+    page = found[:limit]
+    return StudyPage(studies=page, next_cursor=write_cursor(page[-1].name) if len(found) > limit else None)
+
+
+@router.post("/studies:import", status_code=201, responses=problems(409, 422), summary="Import a study")
+def import_study(parts: PartsDep, document: StudyExport, response: Response) -> StudyOut:
+    """Numbers, states, measurements and times are kept; trials that were open wait in the queue."""
+    study_id, created = parts.store.restore(check_import(document))
+    parts.engine.wake(study_id)
+    response.headers["Location"] = f"/v1/studies/{created.name}"
+    return created
+
+
+@router.get("/studies/{name}", responses=problems(404), summary="Read a study")
+def read_study(parts: PartsDep, study: StudyDep) -> StudyOut:
+    return parts.store.study(study.id)
+
+
+@router.patch("/studies/{name}", responses=problems(404, 422), summary="Change a study")
+def change_study(parts: PartsDep, study: StudyDep, patch: StudyPatch) -> StudyOut:
+    """Only what is given changes. The definition of a study cannot be changed."""
+    changed = parts.store.patch(study.id, patch)
+    parts.engine.wake(study.id, refresh=False)
+    return changed
+
+
+@router.delete("/studies/{name}", status_code=204, responses=problems(404), summary="Delete a study")
+def delete_study(parts: PartsDep, study: StudyDep) -> None:
+    """The study, its trials and measurements are gone for good."""
+    parts.store.delete(study.id)
+    parts.engine.forget(study.id)
+
+
+@router.get("/studies/{name}/export", responses=problems(404), summary="Export a study")
+def export_study(parts: PartsDep, study: StudyDep) -> StudyExport:
+    """Everything, as one document that `POST /v1/studies:import` reads."""
+    return parts.store.export(study.id)
+
+
+@router.get("/studies/{name}/best", responses=problems(404, 422, 503), summary="The recommended trial")
+async def best(
+    parts: PartsDep,
+    study: StudyDep,
+    definition: DefinitionDep,
+    max_wait_s: Annotated[float, Query(ge=0, le=600, description="How long to wait for the model")] = BEST_WAIT,
+) -> BestOut:
+    """With noise, the best posterior mean among evaluated configurations; otherwise the best result. `why` says which.
+
+    When the engine is not ready within `max_wait_s`, the best result as observed, and `why` says so. 404 while no trial
+    is completed.
+    """
+    found, data_version = await run_in_threadpool(parts.store.best, study.id)
+    if found is None or found["data_version"] != data_version:
+        try:
+            async with asyncio.timeout(max_wait_s):
+                found = await parts.engine.call("best", study.id)
+        except (TimeoutError, Unavailable) as error:
+            return await run_in_threadpool(_best_observed, parts, study.id, definition, str(error))
+    trial = await run_in_threadpool(parts.store.trial, study.id, found["number"])
+    return BestOut(trial=trial, mean=found["mean"], sd=found["sd"], why=found["why"])
+
+
+def _best_observed(parts: Parts, study_id: int, definition: Study, obstacle: str) -> BestOut:
+    goal = definition.goal
+    sign, metric = goal.objective.sign, goal.objective.metric
+    trials = parts.store.trials(study_id, -1, None, "COMPLETED")
+    feasible = [t for t in trials if goal.satisfied(_values(t)) is not False]
+    if not trials:
+        raise NotFound("no trial is completed yet")
+    why = f"best observed value (the model could not be asked: {obstacle or 'the engine is busy'})"
+    if not feasible:
+        why += "; no trial satisfies the outcome constraints"
+    return BestOut(trial=max(feasible or trials, key=lambda t: sign * _values(t)[metric]), why=why)
+
+
+def _values(trial: TrialOut) -> dict[str, float]:
+    """The result per metric; replicates are averaged."""
+    replicates: dict[str, list[float]] = {}
+    for m in trial.measurements:
+        if m.step is None:
+            replicates.setdefault(m.metric, []).append(m.value)
+    return {metric: sum(values) / len(values) for metric, values in replicates.items()}
+
+
+@router.post("/studies/{name}/predict", responses=problems(404, 422, 503), summary="What the model expects")
+async def predict(parts: PartsDep, study: StudyDep, definition: DefinitionDep, wanted: Predict) -> PredictOut:
+    """Posterior mean and standard deviation of the noiseless objective. 404 while there is no model."""
+    configurations = await run_in_threadpool(_check_configurations, definition, wanted.configurations)
+    try:
+        async with asyncio.timeout(wanted.max_wait_s):
+            found = await parts.engine.call("predict", study.id, configurations=configurations)
+    except TimeoutError:
+        raise Unavailable(f"the engine did not answer within {wanted.max_wait_s:g} s") from None
+    return PredictOut(
+        metric=definition.goal.objective.metric,
+        predictions=[Prediction(mean=m, sd=s) for m, s in zip(found["mean"], found["sd"], strict=True)],
+        observations=found["observations"],
+        data_version=found["data_version"],
+    )
+
+
+def _check_configurations(definition: Study, configurations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [definition.space.check(c, f"configurations.{i}") for i, c in enumerate(configurations)]

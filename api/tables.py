@@ -1,0 +1,173 @@
+"""The database's tables. `store.py` alone reads and writes them; `migrations/` holds their history.
+
+A study's counters are what keeps every request short: ``sequence`` numbers each change of the study or its trials (an
+event id, and how the engine reads only what is new), ``data_version`` rises with what the model would want to know,
+``used`` counts what the budget counts. They change in the transaction that changes the rows they stand for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, MetaData
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+
+from suffice.optimizer import TrialState
+from suffice.optimizer.decision import counts
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, in UTC; SQLite keeps no time zones, so it is put back when read."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+class Document(TypeDecorator[Any]):
+    """A JSON value; None is no document, not the document ``null``."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+
+class Base(SQLModel):
+    __tablename__: ClassVar[Any]
+    metadata = MetaData()
+
+
+class StudyRow(Base, table=True):
+    """A study. ``definition`` never changes: parameters, constraints, objectives, acquisition, noise."""
+
+    __tablename__ = "studies"
+    __table_args__ = {"sqlite_autoincrement": True}  # an id is never used twice
+
+    id: int = Field(default=None, primary_key=True)
+    name: str = Field(max_length=100, unique=True, index=True)
+    definition: dict[str, Any] = Field(sa_type=Document)
+    seed: int = Field(sa_type=BigInteger)
+    state: str = "ACTIVE"
+    budget: int | None = None
+    lease_seconds: float
+    max_retries: int
+    info: dict[str, Any] = Field(
+        sa_type=Document
+    )  # what the API calls metadata, a name that SQLAlchemy keeps for itself
+    created_at: datetime = Field(sa_type=Moment)
+    updated_at: datetime = Field(sa_type=Moment)
+
+    next_number: int = 0
+    used: int = 0
+    sequence: int = 0
+    data_version: int = 0
+    changed_at: int = 0  # the sequence of the last change of the study itself
+    refreshed_at: int = 0  # the sequence of the last refresh of its ready suggestions
+    exhausted_version: int | None = None  # the data version at which nothing new was left to suggest
+    best: dict[str, Any] | None = Field(default=None, sa_type=Document)  # the engine's last recommendation
+
+    def tick(self) -> int:
+        """The number of the change that is being made."""
+        self.sequence += 1
+        return self.sequence
+
+    def move(self, trial: TrialRow, state: TrialState, now: datetime) -> None:
+        """Put ``trial`` into ``state``; the counters follow."""
+        method = trial.source["method"]
+        self.used += spent(state, method) - spent(TrialState(trial.state), method)
+        trial.state = str(state)
+        trial.sequence = self.tick()
+        if not state.open:
+            trial.finished_at = now
+            trial.lease_token = trial.lease_expires_at = None
+            self.data_version += 1
+
+
+class TrialRow(Base, table=True):
+    """A trial. A lease is (``lease_token``, ``lease_expires_at``); `store.py` says when it holds."""
+
+    __tablename__ = "trials"
+    __table_args__ = (
+        Index("ix_trials_sequence", "study_id", "sequence"),
+        Index("ix_trials_state", "study_id", "state", "number"),
+        Index("ix_trials_key", "study_id", "key"),
+        Index("ix_trials_lease", "state", "lease_expires_at"),
+    )
+
+    study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")], primary_key=True)
+    number: int = Field(primary_key=True)
+    state: str
+    parameters: dict[str, Any] = Field(sa_type=Document)
+    key: str = Field(max_length=32)  # equal for equal configurations
+    source: dict[str, Any] = Field(sa_type=Document)
+    reason: str | None = None
+    worker: str | None = None
+    attempts: int = 0
+    lease_token: str | None = None
+    lease_expires_at: datetime | None = Field(default=None, sa_type=Moment)
+    created_at: datetime = Field(sa_type=Moment)
+    started_at: datetime | None = Field(default=None, sa_type=Moment)
+    finished_at: datetime | None = Field(default=None, sa_type=Moment)
+    sequence: int
+
+
+class MeasurementRow(Base, table=True):
+    """One measured value; results have no step, intermediate ones at most one value per metric and step."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (Index("ix_measurements_trial", "study_id", "number", "id"),)
+
+    id: int = Field(default=None, primary_key=True)
+    study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")])
+    number: int
+    metric: str
+    value: float
+    stderr: float | None = None
+    step: int | None = Field(default=None, sa_type=BigInteger)
+    gradient: dict[str, float] | None = Field(default=None, sa_type=Document)
+
+
+class SuggestionRow(Base, table=True):
+    """A suggestion that is ready to be asked for; an ask that takes it turns it into a trial."""
+
+    __tablename__ = "suggestions"
+    __table_args__ = (Index("ix_suggestions_study", "study_id", "id"),)
+
+    id: int = Field(default=None, primary_key=True)
+    study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")])
+    parameters: dict[str, Any] = Field(sa_type=Document)
+    key: str = Field(max_length=32)
+    source: dict[str, Any] = Field(sa_type=Document)
+    data_version: int  # what was known when it was computed
+    next_number: int  # trials from this number on were not
+
+
+class AskRow(Base, table=True):
+    """What an ask with an idempotency key was given: the trials' numbers and which attempt at each."""
+
+    __tablename__ = "asks"
+
+    study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")], primary_key=True)
+    key: str = Field(max_length=200, primary_key=True)
+    count: int
+    given: list[tuple[int, int]] = Field(sa_type=Document)
+
+
+def spent(state: TrialState, method: str) -> bool:
+    """Whether a trial counts against the budget: what waits in the queue does once it is handed out."""
+    return state is not TrialState.WAITING and counts(state, method)
+
+
+def key_of(parameters: Mapping[str, Any]) -> str:
+    """A fingerprint that equal configurations share."""
+    text = json.dumps(parameters, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,159 @@
+"""Routes for trials: ask, tell, report, heartbeat, fail, cancel; the history, and adding to it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Query, Response
+from fastapi.concurrency import run_in_threadpool
+
+from suffice.optimizer import Stop
+
+from .definitions import check_points, check_report, check_tell
+from .deps import Cursor, DefinitionDep, Limit, Number, Parts, PartsDep, Router, StudyDep, read_cursor, write_cursor
+from .errors import Unavailable, problems
+from .leases import Given, Short
+from .wire import (
+    Ask,
+    AskOut,
+    Cancel,
+    Fail,
+    Heartbeat,
+    Report,
+    State,
+    StopOut,
+    Tell,
+    TrialOut,
+    TrialPage,
+    TrialsAdd,
+)
+
+router = Router(prefix="/v1/studies/{name}", tags=["trials"])
+
+
+@router.post(
+    "/ask",
+    status_code=201,
+    responses={200: {"model": AskOut, "description": "Stop, and why"}, **problems(404, 409, 422, 503)},
+    summary="Ask what to try next",
+)
+async def ask(parts: PartsDep, study: StudyDep, wanted: Ask, response: Response) -> AskOut:
+    """Hands out trials, each with a lease (201), or says that nothing more should be tried (200).
+
+    Queued trials come first, then suggestions that the engine prepared. `source.data_version` says on which data a
+    suggestion stands; with `fresh` it knows everything told before this request. Nothing is handed out unless all of
+    `count` can be (the budget and a finite space excepted): after `max_wait_s` the answer is 503.
+    """
+    since = await run_in_threadpool(parts.store.data_version, study.id) if wanted.fresh else 0
+    parts.engine.noted(study.id, wanted.count, fresh=wanted.fresh)
+    try:
+        async with asyncio.timeout(wanted.max_wait_s):
+            given = await _ask(parts, study.id, wanted, since)
+    except TimeoutError:
+        raise Unavailable(f"no suggestion was ready within {wanted.max_wait_s:g} s; nothing was handed out") from None
+    if isinstance(given, Stop):
+        response.status_code = 200
+        return AskOut(stop=StopOut(**given.to_json()))
+    parts.engine.wake(study.id, refresh=given.refill)
+    return AskOut(trials=given.trials)
+
+
+async def _ask(parts: Parts, study_id: int, wanted: Ask, since: int) -> Given | Stop:
+    while isinstance(given := await run_in_threadpool(parts.leases.ask, study_id, wanted, since), Short):
+        await parts.engine.refill(study_id, given.count)
+    return given
+
+
+@router.get("/trials", responses=problems(404, 422), summary="List trials")
+def list_trials(
+    parts: PartsDep,
+    study: StudyDep,
+    state: Annotated[State | None, Query(description="Only trials in this state")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> TrialPage:
+    """By number."""
+    found = parts.store.trials(study.id, read_cursor(cursor, int, -1), limit + 1, state)
+    page = found[:limit]
+    return TrialPage(trials=page, next_cursor=write_cursor(page[-1].number) if len(found) > limit else None)
+
+
+@router.post(
+    "/trials",
+    status_code=201,
+    responses=problems(404, 422),
+    summary="Add trials of your own",
+)
+def add_trials(parts: PartsDep, study: StudyDep, definition: DefinitionDep, added: TrialsAdd) -> TrialPage:
+    """Points to try next (they wait in the queue), or finished history with its results. All are added, or none."""
+    trials = parts.store.add(study.id, check_points(definition, added.trials))
+    parts.engine.wake(study.id)
+    return TrialPage(trials=trials)
+
+
+@router.get("/trials/{number}", responses=problems(404), summary="Read a trial")
+def read_trial(parts: PartsDep, study: StudyDep, number: Number) -> TrialOut:
+    return parts.store.trial(study.id, number)
+
+
+@router.post(
+    "/trials/{number}/tell",
+    responses=problems(404, 409, 422),
+    summary="Tell a trial's result",
+)
+def tell(parts: PartsDep, study: StudyDep, definition: DefinitionDep, number: Number, told: Tell) -> TrialOut:
+    """The same result told again changes nothing and is 200; a different one is 409."""
+    check_tell(definition, told)
+    trial, news = parts.leases.tell(study.id, number, told)
+    if news:
+        parts.engine.wake(study.id)
+    return trial
+
+
+@router.post(
+    "/trials/{number}/report",
+    responses=problems(404, 409, 422),
+    summary="Report intermediate values",
+)
+def report(parts: PartsDep, study: StudyDep, definition: DefinitionDep, number: Number, reported: Report) -> TrialOut:
+    """Each measurement says its step; a second value for a step replaces the first. Renews the lease."""
+    check_report(definition, reported.measurements)
+    trial = parts.leases.report(study.id, number, reported)
+    parts.engine.wake(study.id, refresh=False)
+    return trial
+
+
+@router.post(
+    "/trials/{number}/heartbeat",
+    responses=problems(404, 409, 422),
+    summary="Renew a lease",
+)
+def heartbeat(parts: PartsDep, study: StudyDep, number: Number, beat: Heartbeat) -> TrialOut:
+    """409 says that the trial is no longer this worker's: it ended, was cancelled, or someone else has it."""
+    return parts.leases.heartbeat(study.id, number, beat.lease_token)
+
+
+@router.post(
+    "/trials/{number}/fail",
+    responses=problems(404, 409, 422),
+    summary="Give back a trial that could not be run",
+)
+def fail(parts: PartsDep, study: StudyDep, number: Number, failed: Fail) -> TrialOut:
+    """Back to the queue while retries are left; FAILED after that, or with `retry` false."""
+    trial = parts.leases.fail(study.id, number, failed.lease_token, failed.reason, failed.retry)
+    parts.engine.wake(study.id, refresh=trial.state == "FAILED")
+    return trial
+
+
+@router.post(
+    "/trials/{number}/cancel",
+    responses=problems(404, 409, 422),
+    summary="Cancel an open trial",
+)
+def cancel(parts: PartsDep, study: StudyDep, number: Number, cancelled: Cancel) -> TrialOut:
+    """Its worker, if it has one, is told so by 409 at its next heartbeat."""
+    trial, news = parts.leases.cancel(study.id, number, cancelled.reason)
+    if news:
+        parts.engine.wake(study.id)
+    return trial
