@@ -74,7 +74,7 @@ def _again(request: Request, got: httpx.Response | httpx.TransportError) -> bool
 
 def backoff(attempt: int, at_least: float | None = None) -> float:
     """Seconds to wait before the next attempt; never less than the service asked for."""
-    wait = min(FIRST_WAIT * 2 ** min(attempt - 1, 16), LONGEST_WAIT) * random.uniform(0.5, 1.0)
+    wait: float = min(FIRST_WAIT * 2.0 ** min(attempt - 1, 16), LONGEST_WAIT) * random.uniform(0.5, 1.0)
     return max(wait, at_least or 0.0)
 
 
@@ -107,7 +107,9 @@ def failure(request: Request, got: httpx.Response | httpx.TransportError) -> Suf
             else " It may have been done: look before repeating it."
         )
         where = _where(got.request) if got._request is not None else request.path
-        return ConnectionFailed(f"no answer from {where}: {got or type(got).__name__}. Is the service running?{sent}")
+        return ConnectionFailed(
+            f"no answer from {where}: {str(got) or type(got).__name__}. Is the service running?{sent}"
+        )
     problem = _problem(got)
     message = _message(problem) if problem else f"{_where(got.request)} answered {got.status_code}: {got.text[:200]!r}"
     status = got.status_code

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import TracebackType
@@ -83,7 +84,7 @@ class Child:
             while True:
                 kind, content = connection.recv()
                 if kind == "report":
-                    connection.send(_error_of(lambda report=content: trial.report(*report)))
+                    connection.send(_error_of(partial(trial.report, *content)))
                 elif kind == "raised":
                     return Raised(content)
                 else:
@@ -151,7 +152,7 @@ def _send(connection: Connection, kind: str, content: Any) -> None:
     connection.send_bytes(message)
 
 
-def _error_of(action: Callable[[], None]) -> Exception | None:
+def _error_of(action: Callable[[], object]) -> Exception | None:
     try:
         action()
     except Exception as error:

@@ -43,6 +43,7 @@ from .progress import Progress as Progress
 from .progress import Show as Show
 from .tuning import Executor as Executor
 from .tuning import Summary as Summary
+from .wire import BudgetSpec as BudgetSpec
 from .wire import MeasurementSpec as Measurement
 from .wire import StopOut as Stop
 from .wire import TrialAdd as TrialAdd
@@ -55,6 +56,7 @@ __all__ = [
     "AsyncClient",
     "AsyncStudy",
     "AsyncTrial",
+    "BudgetSpec",
     "Client",
     "Conflict",
     "ConnectionFailed",
@@ -110,7 +112,7 @@ class Study(StudyCalls[Trial], Blocking):
 
         ``fresh`` waits for a suggestion that knows everything told so far, ``max_wait`` seconds at most.
         """
-        asked = self._link.run(self._ask(count or 1, worker, fresh, max_wait))
+        asked: list[Trial] | Stop = self._link.run(self._ask(count or 1, worker, fresh, max_wait))
         return asked[0] if count is None and isinstance(asked, list) else asked
 
     def trials(self, count: int | None = None, *, worker: str | None = None) -> Iterator[Trial]:
@@ -216,7 +218,7 @@ class AsyncStudy(StudyCalls[AsyncTrial], Awaiting):
         self, count: int | None = None, *, worker: str | None = None, fresh: bool = False, max_wait: float = 30.0
     ) -> AsyncTrial | list[AsyncTrial] | Stop:
         """As `Study.ask`."""
-        asked = await self._link.run(self._ask(count or 1, worker, fresh, max_wait))
+        asked: list[AsyncTrial] | Stop = await self._link.run(self._ask(count or 1, worker, fresh, max_wait))
         return asked[0] if count is None and isinstance(asked, list) else asked
 
     async def trials(self, count: int | None = None, *, worker: str | None = None) -> AsyncIterator[AsyncTrial]:

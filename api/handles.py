@@ -20,6 +20,7 @@ from .wire import (
     Ask,
     AskOut,
     BestOut,
+    BudgetSpec,
     Cancel,
     Event,
     Fail,
@@ -265,9 +266,11 @@ class StudyCalls(Generic[TrialT]):
         return handle
 
     @operation
-    def trial(self, number: int) -> Flow[TrialT]:
-        """One trial."""
-        return self._handle((yield from call(self._link, Request("GET", f"{self._path}/trials/{number}"), TrialOut)))
+    def trial(self, number: int, lease_token: str | None = None) -> Flow[TrialT]:
+        """One trial; with the token of its lease where another process asked for it."""
+        trial = self._handle((yield from call(self._link, Request("GET", f"{self._path}/trials/{number}"), TrialOut)))
+        trial._token = lease_token or trial._token
+        return trial
 
     @operation
     def enqueue(self, params: Mapping[str, Value]) -> Flow[TrialT]:
@@ -340,7 +343,7 @@ class StudyCalls(Generic[TrialT]):
             request = Request("GET", f"{self._path}/events", headers=headers, patience=60)
             response = yield Open(request)
             if isinstance(response, httpx.Response) and response.is_success:
-                fields: dict[str, str] = {}
+                lost, fields = 0, dict[str, str]()
                 while (line := (yield Line())) is not None:
                     if line:
                         name, _, text = line.partition(":")
@@ -348,7 +351,7 @@ class StudyCalls(Generic[TrialT]):
                         fields[name] = f"{fields[name]}\n{text}" if name == "data" and name in fields else text
                     elif "data" in fields:
                         event = read_event(fields)
-                        after, lost, fields = event.id, 0, {}
+                        after, fields = event.id, {}
                         yield Emit(event)
                     else:
                         fields = {}
@@ -366,10 +369,19 @@ class StudyCalls(Generic[TrialT]):
         return self.info
 
     @operation
-    def update(self, **changes: Any) -> Flow[StudyOut]:
-        """Change ``budget``, ``lease_seconds``, ``max_retries`` or ``metadata``; what is not given stays."""
-        if isinstance(budget := changes.get("budget"), int):
-            changes["budget"] = {"trials": budget}
+    def update(
+        self,
+        *,
+        budget: int | BudgetSpec | None = None,
+        lease_seconds: float | None = None,
+        max_retries: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Flow[StudyOut]:
+        """Change what is given; ``BudgetSpec()`` takes the budget away."""
+        given = {"lease_seconds": lease_seconds, "max_retries": max_retries, "metadata": metadata}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if budget is not None:
+            changes["budget"] = {"trials": budget} if isinstance(budget, int) else budget
         self.info = yield from self._patch(**changes)
         return self.info
 

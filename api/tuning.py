@@ -99,7 +99,8 @@ class Run:
         best = self.best
         done = len(self.summary.trials)
         number, value = (best.number, best.value) if best is not None else (None, None)
-        return Progress(done, self.count, value, number, self.summary.failed, self.summary.lost)
+        total = self.count or self.study.info.budget.trials
+        return Progress(done, total, value, number, self.summary.failed, self.summary.lost)
 
 
 # --- flows ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,197 @@
+"""The command line: ``suffice serve``, and everything the client can do. docs/cli.md lists commands and exit codes.
+
+Written with argparse, so that it works where only the light client is installed and ``--help`` is instant: what is
+heavy is imported by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+STOPPED = 10  # exit code of an ask that was answered with stop
+EXIT_CODES = {
+    "InvalidRequest": 2,
+    "NotFound": 3,
+    "Conflict": 4,
+    "ConnectionFailed": 5,
+    "Unavailable": 5,
+    "Unauthorized": 6,
+}
+SERVE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {  # each is a field of settings.Settings
+    "host": (str, "address to listen on (127.0.0.1)"),
+    "port": (int, "port to listen on; 0 takes any free one (8000)"),
+    "database": (str, "where everything is kept (sqlite:///suffice.db)"),
+    "workers": (int, "processes that compute suggestions (1)"),
+    "worker_threads": (int, "threads for linear algebra in each of them (1)"),
+    "sweep_seconds": (float, "how often expired leases are looked for (2)"),
+    "log_level": (str, "critical, error, warning, info or debug (info)"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `suffice trials ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a parsed command."""
+    if args.command == "serve":
+        return serve(args)
+    if args.command == "version":
+        print(version())
+        return 0
+    from . import commands
+    from .client_errors import SufficeClientError
+
+    try:
+        code = commands.run(args)
+        sys.stdout.flush()
+        return code
+    except SufficeClientError as error:
+        print(f"suffice: {error}", file=sys.stderr)
+        return next((EXIT_CODES[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in EXIT_CODES), 1)
+
+
+def serve(args: argparse.Namespace) -> int:
+    """Run the service until it is interrupted."""
+    try:
+        from pydantic import ValidationError
+
+        from .app import serve as serve_app
+        from .settings import Settings
+    except ModuleNotFoundError as error:
+        print(f"suffice: the service needs {error.name}: pip install 'suffice[server]'", file=sys.stderr)
+        return 1
+    given = {name: getattr(args, name) for name in SERVE_FLAGS if getattr(args, name) is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        for problem in error.errors():
+            flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
+            print(f"suffice serve: {flag}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)
+        return 2
+    serve_app(settings)
+    return 0
+
+
+def version() -> str:
+    """The installed version."""
+    from importlib.metadata import version as installed
+
+    return installed("suffice")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, with one line of error and a pointer to the help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}. See {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their arguments."""
+    root = Parser(prog="suffice", description="Decides what to try next, and when to stop.", parents=[_common(None)])
+    root.add_argument("--version", action="version", version=version())
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, text: str, *, study: bool = True, number: bool = False, lease: bool = False) -> Any:
+        command = commands.add_parser(name, help=text, description=text, parents=[_common(argparse.SUPPRESS)])
+        if study:
+            command.add_argument("study", help="the study's name")
+        if number:
+            command.add_argument("number", type=int, help="the trial's number")
+        if lease:
+            command.add_argument("--lease", metavar="TOKEN", help="the lease token that the ask gave")
+        return command
+
+    command = add("serve", "run the service; each flag can also be set as SUFFICE_HOST, SUFFICE_PORT, ...", study=False)
+    for flag, (kind, text) in SERVE_FLAGS.items():
+        command.add_argument("--" + flag.replace("_", "-"), type=kind, help=text)
+    _study_commands(add)
+    _trial_commands(add)
+    add("version", "print the installed version", study=False)
+    return root
+
+
+def _common(default: str | None) -> Parser:
+    """Options that every command has; they may stand before the command, too."""
+    common = Parser(add_help=False, argument_default=default)
+    group = common.add_argument_group("connection and output")
+    group.add_argument("--url", help="address of the service (SUFFICE_URL, or http://127.0.0.1:8000)")
+    group.add_argument("--api-key", help="its key, where it wants one (SUFFICE_API_KEY)")
+    group.add_argument("--json", action="store_true", default=default or False, help="answer in JSON, for programs")
+    return common
+
+
+def _study_commands(add: Callable[..., Any]) -> None:
+    add("studies", "list the studies", study=False)
+    add("show", "show a study's definition and where it stands")
+    command = add("create", "create a study from its definition", study=False)
+    command.add_argument(
+        "file", help="definition as the REST API takes it, in .json, .yaml or .toml; - for JSON on stdin"
+    )
+    command.add_argument("--name", help="its name, in place of the definition's")
+    command.add_argument("--exist-ok", action="store_true", help="take a study of that name and definition that exists")
+    add("best", "show the recommended trial, and why it is that one")
+    command = add("trials", "list the trials")
+    command.add_argument("--state", help="only those in this state: WAITING, RUNNING, COMPLETED, ...")
+    command = add("predict", "what the model expects of a configuration")
+    command.add_argument("params", nargs="+", metavar="NAME=VALUE", help="the configuration")
+    command = add("events", "print what happens, as it happens, until interrupted")
+    command.add_argument("--after", type=int, metavar="ID", help="go on after this event")
+    add("stop", "hand out no more trials; running ones can still be told")
+    add("resume", "hand out trials again")
+    command = add("delete", "delete a study and its trials")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    command = add("export", "print a study with all its trials as one JSON document")
+    command.add_argument("-o", "--output", metavar="FILE", help="write it there")
+    command = add("import", "take in what export printed", study=False)
+    command.add_argument("file", help="the document; - for stdin")
+    command.add_argument("--name", help="its new name, in place of its own")
+
+
+def _trial_commands(add: Callable[..., Any]) -> None:
+    command = add("ask", f"get the next trial to run; exit code {STOPPED} when there is none")
+    command.add_argument("-n", "--count", type=int, default=1, help="how many (1)")
+    command.add_argument("--worker", help="who is asking (host name and process)")
+    command.add_argument("--fresh", action="store_true", help="wait for one that knows every result told so far")
+    command.add_argument("--max-wait", type=float, default=30.0, metavar="S", help="seconds to wait at most (30)")
+    command = add("tell", "record the result of a trial", number=True, lease=True)
+    command.add_argument("result", nargs="*", metavar="VALUE|METRIC=VALUE", help="what was measured")
+    command.add_argument("--stderr", type=float, help="the standard error of the value, where it is known")
+    other = command.add_mutually_exclusive_group()
+    other.add_argument("--infeasible", metavar="REASON", help="the configuration cannot be run: learned from")
+    other.add_argument("--pruned", metavar="REASON", help="stopped early on purpose: what was reported is kept")
+    command = add("report", "record an intermediate result; renews the lease", number=True, lease=True)
+    command.add_argument("result", nargs="+", metavar="VALUE|METRIC=VALUE", help="what was measured")
+    command.add_argument(
+        "--step", type=int, required=True, help="the epoch, iteration or image count it was measured at"
+    )
+    command = add("heartbeat", "renew a trial's lease", number=True)
+    command.add_argument("--lease", metavar="TOKEN", required=True, help="the lease token that the ask gave")
+    command = add("fail", "the worker could not run a trial", number=True, lease=True)
+    command.add_argument("--reason", default="", help="why")
+    command.add_argument("--no-retry", action="store_true", help="do not put it back into the queue")
+    command = add("cancel", "give a trial up for good", number=True)
+    command.add_argument("--reason", default="", help="why")
+    command = add("enqueue", "queue a configuration of your own")
+    command.add_argument("params", nargs="+", metavar="NAME=VALUE", help="the configuration")
+    command = add("add", "record a result that was obtained elsewhere")
+    command.add_argument("params", nargs="+", metavar="NAME=VALUE", help="the configuration")
+    command.add_argument("--result", nargs="+", required=True, metavar="VALUE|METRIC=VALUE", help="what was measured")
+    command.add_argument("--stderr", type=float, help="the standard error of the value, where it is known")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
