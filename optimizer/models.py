@@ -32,6 +32,7 @@ JITTERS = (0.0, 1e-8, 1e-6, 1e-4)  # added to the diagonal, relative to the sign
 LENGTHSCALE_BOUNDS = (1e-3, 1e3)
 SIGNAL_BOUNDS = (1e-2, 1e2)
 NOISE_BOUNDS = (1e-8, 1.0)
+NOISE_EVIDENCE = 2.0  # nats
 MEAN_PRIOR_VARIANCE = 1.0
 
 
@@ -99,15 +100,17 @@ class Prior:
     """Priors of the hyperparameters, and how noise is treated.
 
     Length scales: log-normal around a median that grows with the square root of the number of groups, so that functions
-    of many parameters are expected to be as complex as functions of few (Hvarfner, Hellsten and Nardi 2024, eq. 7).
-    Signal variance: log-normal around 1. Noise variance: gamma(1.1, 30), which lets it vanish.
+    of many parameters are expected to be as complex as functions of few (Hvarfner, Hellsten and Nardi 2024, eq. 7), with
+    a Gaussian tail in 1/lengthscale below ``shortest``, where a few points cannot tell a function from noise. Signal
+    variance: log-normal around 1. Noise variance: gamma(1.1, 5), which lets it vanish.
     """
 
     location: float = math.sqrt(2.0)
     scale: float = math.sqrt(3.0)
     signal_scale: float = 1.0
     noise_shape: float = 1.1
-    noise_rate: float = 30.0
+    noise_rate: float = 5.0
+    shortest: float = 0.1
 
     def median(self, groups: int) -> float:
         return math.exp(self.location + 0.5 * math.log(groups))
@@ -122,7 +125,9 @@ class Prior:
         grad = np.zeros_like(theta)
         z = (theta[:groups] - math.log(self.median(groups))) / self.scale
         grad[:groups] = z / self.scale + 1.0  # the density is over the length scale itself, hence + log(lengthscale)
-        value = 0.5 * float(z @ z) + float(theta[:groups].sum())
+        tail = (self.shortest * np.exp(-theta[:groups])) ** 2
+        grad[:groups] -= 2.0 * tail
+        value = 0.5 * float(z @ z) + float(theta[:groups].sum()) + float(tail.sum())
         zs = theta[groups] / self.signal_scale
         value += 0.5 * zs * zs
         grad[groups] = zs / self.signal_scale
@@ -136,11 +141,23 @@ class Prior:
 def fit(data: Data, prior: Prior, *, noise: float | None) -> Hyperparameters:
     """Maximum a posteriori hyperparameters; ``noise`` None infers the noise variance, a number fixes it.
 
+    Noise is inferred only where the data speak for it: a noiseless model is kept unless noise raises the log density by
+    more than NOISE_EVIDENCE. Few results of a rough function look noisy otherwise.
+
     Raises FitError when no start leads to a positive definite covariance.
     """
+    if noise is not None or data.noise_is_known:
+        return _fit(data, prior, NOISE_FLOOR if noise is None else noise, infer=False)[1]
+    noisy_loss, noisy = _fit(data, prior, NOISE_FLOOR, infer=True)
+    try:
+        exact_loss, exact = _fit(data, prior, NOISE_FLOOR, infer=False)
+    except FitError:
+        return noisy
+    return exact if exact_loss - noisy_loss < NOISE_EVIDENCE else noisy
+
+
+def _fit(data: Data, prior: Prior, fixed_noise: float, *, infer: bool) -> tuple[float, Hyperparameters]:
     g = data.group_count
-    infer = noise is None and not data.noise_is_known
-    fixed_noise = NOISE_FLOOR if noise is None else noise
     bounds = [_log(LENGTHSCALE_BOUNDS)] * g + [_log(SIGNAL_BOUNDS)] + ([_log(NOISE_BOUNDS)] if infer else [])
     best: tuple[float, Vector] | None = None
     for start in _starts(prior, g, infer, len(data.y)):
@@ -156,7 +173,7 @@ def fit(data: Data, prior: Prior, *, noise: float | None) -> Hyperparameters:
             best = (float(result.fun), result.x)
     if best is None:
         raise FitError
-    return _hyperparameters(best[1], data, g, fixed_noise)
+    return best[0], _hyperparameters(best[1], g, fixed_noise)
 
 
 def _starts(prior: Prior, groups: int, infer: bool, n: int) -> list[Vector]:
@@ -216,7 +233,7 @@ def _mean_and_weights(L: np.ndarray, y: Vector) -> tuple[float, Vector]:
     return m, solved[:, 0] - m * solved[:, 1]
 
 
-def _hyperparameters(theta: Vector, data: Data, groups: int, fixed_noise: float) -> Hyperparameters:
+def _hyperparameters(theta: Vector, groups: int, fixed_noise: float) -> Hyperparameters:
     noise = math.exp(theta[-1]) if len(theta) > groups + 1 else fixed_noise
     return Hyperparameters(np.exp(theta[:groups]), math.exp(theta[groups]), noise)
 

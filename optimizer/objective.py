@@ -196,9 +196,9 @@ class Scale:
     @classmethod
     def of(cls, values: Float64[np.ndarray, " n"], sign: float) -> Scale:
         """The scale that gives ``values`` mean 0 and standard deviation 1 (a spread of 1 where they do not vary)."""
-        spread = float(np.std(values))
-        tiny = 1e-12 * max(1.0, float(np.abs(values).max()))
-        return cls(sign, float(np.mean(values)), spread if spread > tiny else 1.0)
+        size = float(np.abs(values).max()) or 1.0  # squares of what remains neither overflow nor vanish
+        spread = float(np.std(values / size))
+        return cls(sign, size * float(np.mean(values / size)), size * spread if spread > 1e-12 else 1.0)
 
     def forward(self, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
         return self.sign * (values - self.centre) / self.spread

@@ -8,9 +8,11 @@ from .errors import NotFound
 from .study import Best
 from .suggest import Definition, Knowledge
 from .surrogate import measured
+from .threads import one_blas_thread
 from .trial import Trial
 
 
+@one_blas_thread
 def recommend(definition: Definition, knowledge: Knowledge) -> Best:
     """The best completed trial: by posterior mean where measurements are noisy, by observation otherwise.
 

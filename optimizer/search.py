@@ -39,17 +39,17 @@ class Exclusion:
     """Rows that must not be suggested again."""
 
     def __init__(self, rows: Cube) -> None:
-        self._keys = {_key(row) for row in rows}
+        self._keys = set(_keys(rows))
 
     def allows(self, X: Cube) -> Bool[np.ndarray, " n"]:
-        return np.array([_key(row) not in self._keys for row in X], dtype=bool)
+        return np.array([key not in self._keys for key in _keys(X)], dtype=bool)
 
     def add(self, row: Row) -> None:
-        self._keys.add(_key(row))
+        self._keys.update(_keys(row[None]))
 
 
-def _key(row: Row) -> bytes:
-    return bytes(np.round(row, 12) + 0.0)  # + 0.0: no negative zero
+def _keys(X: Cube) -> list[bytes]:
+    return [row.tobytes() for row in np.round(X, 12) + 0.0]  # + 0.0: no negative zero
 
 
 def maximise(
@@ -64,9 +64,11 @@ def maximise(
     starts, start_values = _spread(X[order], values[order])
     tops, top_values = _polish(acquisition, space, starts, start_values, rng)
     X, values = np.concatenate([tops, X]), np.concatenate([top_values, values])
-    for i in np.argsort(-values, kind="stable"):
-        if excluded.allows(X[i : i + 1])[0]:
-            return Found(X[i], float(values[i]))
+    order = np.argsort(-values, kind="stable")
+    allowed = excluded.allows(X[order])
+    if allowed.any():
+        i = order[np.argmax(allowed)]
+        return Found(X[i], float(values[i]))
     fresh = space.sample(4 * CANDIDATES, rng)  # everything looked at so far is taken
     return _best_of(acquisition, fresh, excluded)
 

@@ -70,7 +70,7 @@ class Space:
         self._order = self._topological_order()
         for i, constraint in enumerate(self.constraints):
             self._check_expression(constraint, f"parameter_constraints.{i}")
-            smooth = [n for n in constraint.equated if math.isinf(given[n].cardinality)]
+            smooth = sorted(n for n in constraint.equated if math.isinf(given[n].cardinality))
             if smooth:
                 expected = f"no == on {smooth[0]}, which is continuous (allow a tolerance: a - b <= 0.01)"
                 raise InvalidInput(f"parameter_constraints.{i}", expected, constraint.text)

@@ -21,6 +21,7 @@ from .objective import Goal
 from .search import Exclusion, Found, first_new, maximise
 from .space import Space
 from .surrogate import Noise, Surrogate, fit_surrogate, measured
+from .threads import one_blas_thread
 from .trial import Source, Suggestion, Trial, TrialState
 
 ACQUISITIONS = ("auto", "expected_improvement", "noisy_expected_improvement")
@@ -58,6 +59,7 @@ class Knowledge:
         return [t for t in self.trials if t.state.open]
 
 
+@one_blas_thread
 def learn(definition: Definition, trials: Sequence[Trial], earlier: Knowledge | None = None) -> Knowledge:
     """The models of what the trials say, once enough have a result; ``earlier`` ones where nothing new was told."""
     if earlier is not None and earlier.surrogate is not None and _told(trials) == _told(earlier.trials):
@@ -83,6 +85,7 @@ def _needed(definition: Definition, trials: Sequence[Trial]) -> int:
     return max(2, size // 2) if issued >= size else size
 
 
+@one_blas_thread
 def suggest(definition: Definition, knowledge: Knowledge, count: int, first_number: int) -> list[Suggestion] | Stop:
     """``count`` configurations, chosen jointly; fewer when a finite space runs out, and Stop when nothing is left."""
     suggestions: list[Suggestion] = []
