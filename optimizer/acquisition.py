@@ -98,7 +98,7 @@ class NoisyExpectedImprovement:
         mu = h.mean + k @ self._A  # (m, draws)
         z = (mu - self.best) / sd[:, None]
         lh = log_h(z)
-        total: np.ndarray = logsumexp(lh, axis=1)
+        total = np.asarray(logsumexp(lh, axis=1))
         value = np.log(sd) + total - math.log(lh.shape[1])
         # d log h / d mu = Phi / (h sd); the weights are the draws' shares of the sum
         shares = np.exp(lh - total[:, None])

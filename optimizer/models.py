@@ -100,9 +100,9 @@ class Prior:
     """Priors of the hyperparameters, and how noise is treated.
 
     Length scales: log-normal around a median that grows with the square root of the number of groups, so that functions
-    of many parameters are expected to be as complex as functions of few (Hvarfner, Hellsten and Nardi 2024, eq. 7), with
-    a Gaussian tail in 1/lengthscale below ``shortest``, where a few points cannot tell a function from noise. Signal
-    variance: log-normal around 1. Noise variance: gamma(1.1, 5), which lets it vanish.
+    of many parameters are expected to be as complex as functions of few (Hvarfner, Hellsten and Nardi 2024, eq. 7),
+    with a Gaussian tail in 1/lengthscale below ``shortest``, where few points cannot tell a function from noise.
+    Signal variance: log-normal around 1. Noise variance: gamma(1.1, 5), which lets it vanish.
     """
 
     location: float = math.sqrt(2.0)
@@ -317,7 +317,7 @@ class GaussianProcess:
                 outcome_transform=None,
             )
         model.requires_grad_(False)
-        return model.eval()  # type: ignore[no-any-return]
+        return model.eval()
 
 
 def fit_safely(data: Data, prior: Prior, *, noise: float | None) -> tuple[GaussianProcess, tuple[str, ...]]:

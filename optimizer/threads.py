@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, wraps
+from importlib import import_module
 from typing import ParamSpec, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -14,8 +15,7 @@ R = TypeVar("R")
 
 @cache
 def _controller() -> ThreadpoolController:
-    import scipy.linalg  # so that its BLAS is among the libraries found  # noqa: F401
-
+    import_module("scipy.linalg")  # so that its BLAS is among the libraries found
     return ThreadpoolController()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_gradient_of_the_posterior_density(known: float) -> None:
 def test_posterior_agrees_with_botorch() -> None:
     gp = GaussianProcess(data(), HYPER)
     X = SPACE.sample(20, np.random.default_rng(3))
-    theirs = gp.to_botorch().posterior(torch.from_numpy(X))
+    theirs: Any = gp.to_botorch().posterior(torch.from_numpy(X))
     mean, sd = gp.posterior(X)
     joint_mean, covariance = gp.joint(X)
     np.testing.assert_allclose(mean, theirs.mean[:, 0].numpy(), atol=1e-6)

@@ -34,7 +34,7 @@ PLANE = Space(x=Float(-5, 10), y=Float(0, 15))
 
 
 def branin(p: dict[str, Any]) -> float:
-    x, y = p["x"], p["y"]
+    x, y = float(p["x"]), float(p["y"])
     bowl = (y - 5.1 / (4 * math.pi**2) * x**2 + 5 / math.pi * x - 6) ** 2
     return bowl + 10 * (1 - 1 / (8 * math.pi)) * math.cos(x) + 10
 
