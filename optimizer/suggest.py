@@ -200,7 +200,7 @@ def _method(wanted: str, noisy: bool, pending: int) -> tuple[str, str]:
     if noisy:
         return "noisy_expected_improvement", "measurements are noisy"
     if pending:
-        return "noisy_expected_improvement", f"{pending} trials are pending"
+        return "noisy_expected_improvement", f"{pending} pending trial{'s' if pending > 1 else ''}"
     return "expected_improvement", "measurements are exact and nothing is pending"
 
 
