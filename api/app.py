@@ -6,11 +6,10 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
-from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -21,7 +20,7 @@ from . import errors, events, studies, trials
 from .database import Database, migrate
 from .definitions import Definitions
 from .deps import Parts, PartsDep, Router
-from .engine import Engine
+from .engine import WORKER, Engine
 from .leases import Leases
 from .settings import Settings
 from .store import Store, now
@@ -33,15 +32,17 @@ log = logging.getLogger("suffice.api")
 health = Router(tags=["service"])
 
 
-def create_app(settings: Settings | None = None, clock: Callable[[], datetime] = now) -> FastAPI:
-    """The service as an ASGI application. ``clock`` decides when leases expire."""
+def create_app(
+    settings: Settings | None = None, clock: Callable[[], datetime] = now, worker: Sequence[str] = WORKER
+) -> FastAPI:
+    """The service as an ASGI application. ``clock`` decides when leases expire, ``worker`` starts an engine worker."""
     settings = settings or Settings()
     database = Database(settings.database)
     parts = Parts(
         settings=settings,
         store=Store(database, clock),
         leases=Leases(database, clock),
-        engine=Engine(settings.database, settings.workers, settings.worker_threads),
+        engine=Engine(settings.database, settings.workers, settings.worker_threads, worker),
         definitions=Definitions(),
     )
 
@@ -104,7 +105,7 @@ async def _sweep(parts: Parts) -> None:
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """Put the shape of problems into the OpenAPI document; FastAPI would describe an error body that is not ours."""
+    """Put the shape of problems into the OpenAPI document, and take out what FastAPI says errors look like."""
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -112,6 +113,10 @@ def _describe_problems(app: FastAPI) -> None:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                if "application/json" in operation["responses"].get("422", {}).get("content", {}):
+                    del operation["responses"]["422"]
         problem = ProblemOut.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(problem.pop("$defs", {}))
         schemas["ProblemOut"] = problem
@@ -127,30 +132,35 @@ def serve(settings: Settings) -> None:
     """Run the service until it is told to stop. Prints its address, and a line when it is ready."""
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.host, settings.port))
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        sys.exit(f"suffice: cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     _say(f"http://{host}:{listener.getsockname()[1]}")
     app = create_app(settings)
-    config = uvicorn.Config(app, log_level=settings.log_level, access_log=False, timeout_graceful_shutdown=STOP_SECONDS)
     with suppress(KeyboardInterrupt):
-        _Server(config, app.state.parts.engine).run(sockets=[listener])
+        Server(app, lambda: _say("ready"), log_level=settings.log_level).run(sockets=[listener])
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """Uvicorn, saying when it is ready, and letting go of those who wait when it stops."""
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
-        super().__init__(config)
-        self._engine = engine
+    def __init__(self, app: FastAPI, on_ready: Callable[[], object], log_level: str = "warning") -> None:
+        super().__init__(
+            uvicorn.Config(app, log_level=log_level, access_log=False, timeout_graceful_shutdown=STOP_SECONDS)
+        )
+        self._engine: Engine = app.state.parts.engine
+        self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            _say("ready")
+            self._on_ready()
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._engine.close()
-        super().handle_exit(sig, frame)
+        await super().shutdown(sockets)
 
 
 def _say(line: str) -> None:

@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,10 +26,13 @@ from suffice.optimizer.errors import Problem
 
 from .errors import EngineFailed, Unavailable
 
+WORKER = (sys.executable, "-m", "suffice.api.worker")
 BURST_SECONDS = 0.03  # a refresh waits this long for what often follows: the next ask of the worker that told
 FEWEST, MOST = 2, 16  # suggestions that are kept ready
 ATTEMPTS = 3  # workers that one job may bring down
 RESTART_SECONDS = 1.0  # between workers that do not even start
+JOB_SECONDS = 300.0  # after which a worker counts as stuck
+FORGET_SECONDS = 2.0  # that a worker may still spend on a study that was deleted
 PATIENCE = 2.0  # seconds a worker gets to end by itself
 LINE_LIMIT = 2**26  # bytes of one answer
 
@@ -68,15 +71,16 @@ class Job:
 
 
 class Engine:
-    def __init__(self, database: str, workers: int, threads: int = 1) -> None:
-        self.database = database
+    def __init__(self, database: str, workers: int, threads: int = 1, program: Sequence[str] = WORKER) -> None:
         self.workers = workers
-        self.threads = threads
+        self._command = [*program, database]
+        self._threads = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
         self.alive: set[int] = set()  # process ids of workers that are ready for jobs
         self.closing = False
         self._desks: dict[int, Desk] = {}
         self._calls: deque[Job] = deque()
         self._answers: set[Answer] = set()  # that somebody waits for
+        self._doing: dict[asyncio.subprocess.Process, Job] = {}
         self._work = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -158,9 +162,23 @@ class Engine:
             self._answers.discard(answer)
 
     def forget(self, study_id: int) -> None:
-        """The study was deleted."""
+        """The study was deleted; may be called from any thread."""
+        if self._loop is not None and not self.closing:
+            self._loop.call_soon_threadsafe(self._forget, study_id)
+
+    def _forget(self, study_id: int) -> None:
+        assert self._loop is not None
         if desk := self._desks.pop(study_id, None):
             desk.beat()
+        for process, job in self._doing.items():
+            if job.study == study_id:
+                self._loop.call_later(FORGET_SECONDS, self._interrupt, process, job)
+
+    def _interrupt(self, process: asyncio.subprocess.Process, job: Job) -> None:
+        """End a worker that is still at that job."""
+        if self._doing.get(process) is job:
+            log.warning("an engine worker is ended, because study %s was deleted", job.study)
+            process.kill()
 
     def _desk(self, study_id: int) -> Desk:
         return self._desks.setdefault(study_id, Desk())
@@ -191,6 +209,7 @@ class Engine:
         return None
 
     def _refresh(self, study_id: int, desk: Desk, count: int) -> Job:
+        self._desks[study_id] = self._desks.pop(study_id)  # to the end: every study has its turn
         desk.busy, desk.changed, desk.asked = True, False, 0
         return Job("refresh", study_id, {"count": count})
 
@@ -217,19 +236,18 @@ class Engine:
     def _lost(self, job: Job) -> None:
         """The worker died over this job: again, with another one, but not for ever."""
         desk = self._desks.get(job.study)
-        job.crashes += 1
-        crashes = job.crashes
-        if job.answer is None and desk is not None:
-            desk.crashes += 1
-            crashes = desk.crashes
-        message = f"{crashes} engine workers died over {job.kind} of study {job.study}"
+        counted = job if job.answer is not None else desk
+        if counted is None:
+            return  # a refresh of a study that was deleted
+        counted.crashes += 1
+        message = f"{counted.crashes} engine workers died over {job.kind} of study {job.study}"
         log.error("%s", message)
-        if crashes >= ATTEMPTS:
+        if counted.crashes >= ATTEMPTS:
             self._done(job, {"error": {"type": "EngineCrashed", "message": message}})
-        elif job.answer is not None:
-            self._calls.appendleft(job)
-        elif desk is not None:
-            desk.busy, desk.changed = False, True
+        elif isinstance(counted, Job):
+            self._calls.appendleft(counted)
+        else:
+            counted.busy, counted.changed = False, True
         self._work.set()
 
     # --- worker processes ---------------------------------------------------------------------------------------------
@@ -246,12 +264,11 @@ class Engine:
                 await _end(process)
 
     async def _start(self) -> asyncio.subprocess.Process:
-        threads = {f"{library}_NUM_THREADS": str(self.threads) for library in ("OMP", "MKL", "OPENBLAS")}
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "suffice.api.worker", self.database),
+            *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, **threads},
+            env={**os.environ, **self._threads},
             limit=LINE_LIMIT,
         )
 
@@ -271,13 +288,17 @@ class Engine:
                     await self._until_work(reply)
                     continue
                 process.stdin.write(json.dumps({"kind": job.kind, "study": job.study, **job.payload}).encode() + b"\n")
-                if not (line := await reply):
+                self._doing[process] = job
+                line = await _within(JOB_SECONDS, reply)
+                del self._doing[process]
+                if not line:
                     self._lost(job)
                     break
                 reply = asyncio.ensure_future(process.stdout.readline())
                 self._done(job, json.loads(line))
         finally:
             reply.cancel()
+            self._doing.pop(process, None)
         return True
 
     async def _until_work(self, death: asyncio.Future[bytes]) -> None:
@@ -288,6 +309,14 @@ class Engine:
             await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
         finally:
             work.cancel()
+
+
+async def _within(seconds: float, reply: asyncio.Future[bytes]) -> bytes:
+    """The reply; nothing if it does not come in time, as if the worker had died."""
+    try:
+        return await asyncio.wait_for(reply, seconds)
+    except TimeoutError:
+        return b""
 
 
 def _fail(answer: Answer, error: Exception) -> None:

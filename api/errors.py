@@ -12,7 +12,7 @@ SufficeError (suffice.optimizer.errors)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +27,7 @@ from suffice.optimizer.errors import Problem
 from .wire import FieldProblem, ProblemOut
 
 MAX_PROBLEMS = 100  # reported per answer
+ALTERNATIVES = ("str", "bool", "int", "float")  # how Pydantic names the types it tried for a field
 LEASE_LOST = "urn:suffice:lease-lost"
 
 
@@ -99,12 +100,27 @@ async def _suffice(_request: Request, error: Exception) -> JSONResponse:
 
 async def _validation(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    problems = [_from_pydantic(e) for e in error.errors()]
+    problems = from_pydantic(error.errors())
     return problem(422, _summary(problems), problems=problems)
 
 
+def from_pydantic(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
+    """Pydantic's errors as problems; where it tried several types for one field, one problem that lists them."""
+    found: dict[str, Problem] = {}
+    for problem_ in map(_from_pydantic, errors):
+        earlier = found.setdefault(problem_.field, problem_)
+        if problem_.expected not in earlier.expected:
+            expected = f"{earlier.expected} or {problem_.expected}"
+            found[problem_.field] = Problem(problem_.field, expected, problem_.got)
+    return list(found.values())
+
+
 def _from_pydantic(error: Mapping[str, Any]) -> Problem:
-    place = [str(part) for part in error["loc"] if part not in ("body", "query", "path", "header")]
+    place = [str(part) for part in error["loc"]]
+    if place[0] in ("body", "query", "path", "header"):
+        del place[0]
+    if len(place) > 1 and (place[-1] in ALTERNATIVES or place[-1].startswith(("literal[", "constrained-"))):
+        del place[-1]
     if error["type"] == "json_invalid":
         return Problem("body", f"JSON ({error['ctx']['error']} at character {error['loc'][-1]})", None)
     return Problem(".".join(place) or "body", _expectation(error), error.get("input"))

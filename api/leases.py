@@ -2,8 +2,8 @@
 
 A lease is a token that the trial remembers and the time it is granted until. The token is good until the trial ends or
 is handed to someone else: a worker that was out of reach for too long finds its trial in the queue again, but its
-result is taken all the same if nobody has started it anew. So whether an answer is accepted never depends on when the
-expired leases were swept up.
+result is taken all the same if nobody has started it anew. So, until the retries are used up, it makes no difference
+when expired leases are swept up.
 
 - RUNNING, token, time to come: leased.
 - RUNNING, token, time past: lapsed; the next ask or sweep puts it back into the queue, or ends it as EXPIRED.

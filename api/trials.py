@@ -92,7 +92,7 @@ def add_trials(parts: PartsDep, study: StudyDep, definition: DefinitionDep, adde
     return TrialPage(trials=trials)
 
 
-@router.get("/trials/{number}", responses=problems(404), summary="Read a trial")
+@router.get("/trials/{number}", responses=problems(404, 422), summary="Read a trial")
 def read_trial(parts: PartsDep, study: StudyDep, number: Number) -> TrialOut:
     return parts.store.trial(study.id, number)
 

@@ -1,0 +1,56 @@
+"""The OpenAPI document is part of the interface: it is compared with the one in the repository.
+
+After a change that is meant: `python tests/test_api_openapi.py` writes it anew.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from suffice.api.app import create_app
+from suffice.api.settings import Settings
+
+SNAPSHOT = Path(__file__).with_name("openapi.json")
+
+
+def document(folder: Path) -> dict[str, Any]:
+    app = create_app(Settings(database=f"sqlite:///{folder / 'unused.db'}"))
+    openapi: dict[str, Any] = json.loads(json.dumps(app.openapi()))
+    openapi["info"]["version"] = "any"
+    return openapi
+
+
+@pytest.fixture(scope="module")
+def openapi(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return document(tmp_path_factory.mktemp("openapi"))
+
+
+def test_the_document_is_the_one_in_the_repository(openapi: dict[str, Any]):
+    assert openapi == json.loads(SNAPSHOT.read_text()), "meant? python tests/test_api_openapi.py"
+
+
+def test_every_route_is_described(openapi: dict[str, Any]):
+    for path, operations in openapi["paths"].items():
+        for method, operation in operations.items():
+            assert operation["summary"], (method, path)
+            for status, answer in operation["responses"].items():
+                if status >= "400" and path.startswith("/v1"):
+                    schema = answer["content"]["application/problem+json"]["schema"]
+                    assert schema == {"$ref": "#/components/schemas/ProblemOut"}, (method, path, status)
+            if "{name}" in path:
+                assert "404" in operation["responses"], (method, path)
+
+
+def test_every_reference_leads_somewhere(openapi: dict[str, Any]):
+    text = json.dumps(openapi)
+    names = {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}
+    assert names == set(openapi["components"]["schemas"])
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        SNAPSHOT.write_text(json.dumps(document(Path(folder)), indent=1, sort_keys=True) + "\n")
