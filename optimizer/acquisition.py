@@ -11,18 +11,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from scipy.linalg import solve_triangular
 from scipy.special import erfcx, log_ndtr, logsumexp, ndtri
 from scipy.stats import qmc
 
 from .models import JITTERS, FitError, GaussianProcess, matern52, squared_distance
+from .space import Space
 
 Batch = Float64[np.ndarray, "m d"]
 Values = Float64[np.ndarray, " m"]
 Acquisition = Callable[[Batch], tuple[Values, Batch]]  # log value and its gradient at every row
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What an acquisition is built from. Everything is in the cube and in standardised y, larger being better.
+
+    ``base`` are the distinct observed and pending rows, ``attainable`` says which of them count as incumbents (with
+    outcome constraints: the feasible ones), ``pending`` are the rows of running trials.
+    """
+
+    gp: GaussianProcess
+    base: Float64[np.ndarray, "b d"]
+    attainable: Bool[np.ndarray, " b"]
+    pending: Float64[np.ndarray, "p d"]
+    noisy: bool
+    space: Space
+    seed: int
+
 
 DRAWS = 64  # quasi-random draws of the noiseless values
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -110,6 +130,17 @@ class NoisyExpectedImprovement:
         weights *= slope
         gradient = 2.0 * (weights.sum(1)[:, None] * xs - weights @ self._scaled) * self._s
         return value, gradient
+
+
+def expected_improvement(s: Situation) -> Acquisition:
+    """The analytic expected improvement; pending trials are averaged over."""
+    draws = DRAWS if len(s.pending) else 1
+    return NoisyExpectedImprovement(s.gp, s.base, s.attainable, draws=draws, seed=s.seed)
+
+
+def noisy_expected_improvement(s: Situation) -> Acquisition:
+    """Expected improvement over the noiseless incumbent, averaged over the noiseless values."""
+    return NoisyExpectedImprovement(s.gp, s.base, s.attainable, draws=DRAWS, seed=s.seed)
 
 
 class LogFeasibility:

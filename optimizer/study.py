@@ -12,6 +12,7 @@ from jaxtyping import Float64
 
 from .decision import Budget, Stop, used
 from .errors import Conflict, InvalidInput, NotFound
+from .methods import AcquisitionChoice
 from .objective import Goal, Objective
 from .space import Params, Space
 from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
@@ -19,7 +20,6 @@ from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
 if TYPE_CHECKING:
     from .suggest import Definition, Knowledge
 
-ACQUISITIONS = ("auto", "expected_improvement", "noisy_expected_improvement")
 _KEYS = (
     "parameters",
     "parameter_constraints",
@@ -70,7 +70,7 @@ class Study:
         *,
         outcome_constraints: Sequence[str] = (),
         budget: Budget | None = None,
-        acquisition: str = "auto",
+        acquisition: str | Mapping[str, Any] = "auto",
         noise: str | float = "auto",
         seed: int | None = None,
     ) -> None:
@@ -80,12 +80,10 @@ class Study:
         self.goal = Goal.of(objective, outcome_constraints)
         if len(self.goal.objectives) > 1:
             raise InvalidInput("objectives", "one objective (several are not supported yet)", len(self.goal.objectives))
-        if acquisition not in ACQUISITIONS:
-            raise InvalidInput("acquisition", f"one of {list(ACQUISITIONS)}", acquisition)
         if budget is not None and not isinstance(budget, Budget):
             raise InvalidInput("budget", "a Budget", budget)
         self.budget = budget or Budget()
-        self.acquisition = acquisition
+        self.acquisition = AcquisitionChoice.of(acquisition)
         self.noise = _check_noise(noise)
         self.seed = _check_seed(seed)
         if space.constraints:
@@ -238,7 +236,7 @@ class Study:
             **self.space.to_json(),
             "objectives": [o.to_json() for o in self.goal.objectives],
             "outcome_constraints": [str(c) for c in self.goal.outcome_constraints],
-            "acquisition": self.acquisition,
+            "acquisition": self.acquisition.to_json(),
             "noise": self.noise,
             "budget": {"trials": self.budget.trials},
             "seed": self.seed,

@@ -14,8 +14,9 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import qmc
 
-from .acquisition import DRAWS, Acquisition, LogFeasibility, NoisyExpectedImprovement, Sum
+from .acquisition import Acquisition, LogFeasibility, Situation, Sum
 from .decision import Stop, StopReason
+from .methods import METHODS, AcquisitionChoice
 from .models import FitError, Prior
 from .objective import Goal
 from .search import Exclusion, Found, first_new, maximise
@@ -24,7 +25,6 @@ from .surrogate import Noise, Surrogate, fit_surrogate, measured
 from .threads import one_blas_thread
 from .trial import Source, Suggestion, Trial, TrialState
 
-ACQUISITIONS = ("auto", "expected_improvement", "noisy_expected_improvement")
 SOBOL_BLOCK = 64
 INCUMBENTS = 16  # base points whose neighbourhoods are searched
 
@@ -35,7 +35,7 @@ class Definition:
 
     space: Space
     goal: Goal
-    acquisition: str
+    acquisition: AcquisitionChoice
     noise: Noise
     seed: int
 
@@ -185,13 +185,13 @@ def _choose(definition: Definition, surrogate: Surrogate, pending: np.ndarray, s
         return _Choice(
             LogFeasibility(list(surrogate.feasibility)), "probability_of_feasibility", why, base[order], False
         )
-    method, why = _method(definition.acquisition, model.noisy, len(pending))
-    draws = 1 if method == "expected_improvement" and not len(pending) else DRAWS
-    acquisition: Acquisition = NoisyExpectedImprovement(model.gp, base, feasible, draws=draws, seed=seed)
+    name, why = _method(definition.acquisition.name, model.noisy, len(pending))
+    situation = Situation(model.gp, base, feasible, pending, model.noisy, definition.space, seed)
+    acquisition = METHODS[name].build(situation, definition.acquisition.options)
     if surrogate.feasibility:
         acquisition = Sum(acquisition, LogFeasibility(list(surrogate.feasibility)))
     order = np.argsort(-np.where(feasible, mean, mean - 1e6))[:INCUMBENTS]
-    return _Choice(acquisition, method, why, base[order], True)
+    return _Choice(acquisition, name, why, base[order], METHODS[name].gain)
 
 
 def _method(wanted: str, noisy: bool, pending: int) -> tuple[str, str]:

@@ -1,0 +1,88 @@
+"""The acquisitions by name: their options, and where they are built. Light: builders are imported when used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidInput
+
+if TYPE_CHECKING:
+    from .acquisition import Acquisition, Situation
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number that tunes an acquisition: its default and the range it may have, both ends included."""
+
+    default: float
+    low: float
+    high: float
+    whole: bool = False
+
+    def check(self, value: Any, field: str) -> float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not self.low <= value <= self.high or (self.whole and value != int(value)):
+            kind = "a whole number" if self.whole else "a number"
+            raise InvalidInput(field, f"{kind} from {self.low:g} to {self.high:g}", value)
+        return int(value) if self.whole else float(value)
+
+
+@dataclass(frozen=True)
+class Method:
+    """An acquisition: what it maximises, its builder, whether its exp is a gain in standardised units, its options."""
+
+    summary: str
+    builder: str  # module:function of (Situation, **options) -> Acquisition
+    gain: bool
+    options: Mapping[str, Option] = field(default_factory=dict)
+
+    def build(self, situation: Situation, options: Mapping[str, float]) -> Acquisition:
+        module, function = self.builder.split(":")
+        filled = {name: options.get(name, option.default) for name, option in self.options.items()}
+        acquisition: Acquisition = getattr(import_module(f".{module}", __package__), function)(situation, **filled)
+        return acquisition
+
+
+METHODS: dict[str, Method] = {
+    "expected_improvement": Method(
+        "the expected rise above the best value, in closed form; beside pending trials averaged over their results",
+        "acquisition:expected_improvement",
+        gain=True,
+    ),
+    "noisy_expected_improvement": Method(
+        "the same above the best of the noiseless values, averaged over what those and the pending ones may be",
+        "acquisition:noisy_expected_improvement",
+        gain=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class AcquisitionChoice:
+    """The acquisition a study asks for: "auto" or a method's name, and its options."""
+
+    name: str = "auto"
+    options: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, definition: str | Mapping[str, Any]) -> AcquisitionChoice:
+        """From a name, or ``{"name": ..., option: value}``; raises InvalidInput for unknown names and options."""
+        if isinstance(definition, str):
+            definition = {"name": definition}
+        if not isinstance(definition, Mapping) or not isinstance(definition.get("name"), str):
+            raise InvalidInput("acquisition", 'a name, or {"name": ..., option: value}', definition)
+        options = {k: v for k, v in definition.items() if k != "name"}
+        name = definition["name"]
+        if name != "auto" and name not in METHODS:
+            raise InvalidInput("acquisition", f"one of {['auto', *METHODS]}", name)
+        known = {} if name == "auto" else METHODS[name].options
+        for key, value in options.items():
+            if key not in known:
+                raise InvalidInput(f"acquisition.{key}", f"an option of {name}: {list(known)}", value)
+        return cls(name, {k: known[k].check(v, f"acquisition.{k}") for k, v in options.items()})
+
+    def to_json(self) -> str | dict[str, Any]:
+        return {"name": self.name, **self.options} if self.options else self.name
