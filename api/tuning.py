@@ -126,19 +126,25 @@ def conclude(run: Run, trial: Any, outcome: Any) -> Flow[None]:
     lost = False
     try:
         try:
+            run.over |= _fatal(run, outcome)
             yield from settle(trial, outcome, retry=not _caught(run, outcome))
         except InvalidRequest as error:  # the function returned what is no result
             outcome = Raised(error)
+            run.over |= _fatal(run, outcome)
             yield from settle(trial, outcome, retry=not _caught(run, outcome))
     except Conflict:  # the lease had expired, or someone cancelled it
         lost = True
     run.ended(trial, failed=not lost and _failed(outcome), lost=lost)
-    if _failed(outcome) and not _caught(run, outcome):
+    if _fatal(run, outcome):
         raise outcome.error
 
 
 def _failed(outcome: Any) -> bool:
     return isinstance(outcome, Raised) and not isinstance(outcome.error, Infeasible | Pruned)
+
+
+def _fatal(run: Run, outcome: Any) -> bool:
+    return _failed(outcome) and not _caught(run, outcome)
 
 
 def _caught(run: Run, outcome: Any) -> bool:

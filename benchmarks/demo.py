@@ -77,7 +77,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> tuple[float, Search, Search]:
     """The error of the default configuration, and both searches."""
     evaluate = partial(error, images=args.images)
-    print(f"Tuning gradient-boosted trees on {args.images} digits: 5-fold error, {args.trials} trials, {args.workers} at once.")
+    print(
+        f"Tuning gradient-boosted trees on {args.images} digits: 5-fold error, {args.trials} trials, {args.workers} at once."
+    )
     default = default_error(args.images)
     with service() as url, Client(url) as client:
         print(f"The service runs at {url}")
@@ -208,10 +210,14 @@ def plot(path: Path, default: float, tuned: Search, random: Search) -> None:
         left.plot(number, 100 * np.array(search.errors), "o", color=colour, alpha=0.35, markersize=4)
         best = 100 * np.minimum.accumulate(search.errors)
         left.step(number, best, where="post", color=colour, linewidth=2, label=f"{search.name}: {best[-1]:.2f} %")
-    left.axhline(100 * default, color="tab:red", linestyle="--", label=f"scikit-learn's defaults: {100 * default:.2f} %")
+    left.axhline(
+        100 * default, color="tab:red", linestyle="--", label=f"scikit-learn's defaults: {100 * default:.2f} %"
+    )
     best = 100 * min(tuned.best, random.best, default)
     left.set_ylim(best - 0.15 * (3 * 100 * default - best), 3 * 100 * default)
-    left.set(xlabel="trials finished", ylabel="5-fold error (%)", title="Error of each trial (dots) and best so far (lines)")
+    left.set(
+        xlabel="trials finished", ylabel="5-fold error (%)", title="Error of each trial (dots) and best so far (lines)"
+    )
     left.legend(loc="upper right")
     rates = [c["learning_rate"] for c in tuned.configurations]
     leaves = [c["max_iter"] * c["max_leaf_nodes"] for c in tuned.configurations]
