@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -34,7 +35,7 @@ SERVE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {  # each is a field 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    args = parser().parse_args(argv)
+    args = parser().parse_args(_plainly(sys.argv[1:] if argv is None else argv))
     try:
         return run(args)
     except KeyboardInterrupt:
@@ -42,6 +43,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `suffice trials ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _plainly(argv: Sequence[str]) -> list[str]:
+    """What argparse would take for flags, so that it does not: lease tokens and numbers that begin with a dash."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1] == "--lease":
+            words[-1] = f"--lease={word}"
+        elif re.fullmatch(r"-[\d.]+[eE][-+]?\d+", word):
+            words.append(f" {word}")
+        else:
+            words.append(word)
+    return words
 
 
 def run(args: argparse.Namespace) -> int:

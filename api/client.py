@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, ClassVar, Self, overload
@@ -221,7 +221,7 @@ class AsyncStudy(StudyCalls[AsyncTrial], Awaiting):
         asked: list[AsyncTrial] | Stop = await self._link.run(self._ask(count or 1, worker, fresh, max_wait))
         return asked[0] if count is None and isinstance(asked, list) else asked
 
-    async def trials(self, count: int | None = None, *, worker: str | None = None) -> AsyncIterator[AsyncTrial]:
+    async def trials(self, count: int | None = None, *, worker: str | None = None) -> AsyncGenerator[AsyncTrial, None]:
         """As `Study.trials`. Wrap it in `contextlib.aclosing` where the loop may be left early."""
         for _ in itertools.repeat(None) if count is None else range(count):
             trial = await self.ask(worker=worker)

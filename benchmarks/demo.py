@@ -77,9 +77,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> tuple[float, Search, Search]:
     """The error of the default configuration, and both searches."""
     evaluate = partial(error, images=args.images)
-    print(
-        f"Tuning gradient-boosted trees on {args.images} digits: 5-fold error, {args.trials} trials, {args.workers} at once."
-    )
+    print(f"Tuning gradient-boosted trees on {args.images} digits: {args.trials} trials, {args.workers} at once.")
     default = default_error(args.images)
     with service() as url, Client(url) as client:
         print(f"The service runs at {url}")
@@ -213,8 +211,8 @@ def plot(path: Path, default: float, tuned: Search, random: Search) -> None:
     left.axhline(
         100 * default, color="tab:red", linestyle="--", label=f"scikit-learn's defaults: {100 * default:.2f} %"
     )
-    best = 100 * min(tuned.best, random.best, default)
-    left.set_ylim(best - 0.15 * (3 * 100 * default - best), 3 * 100 * default)
+    lowest, highest = 100 * min(tuned.best, random.best, default), 3 * 100 * default
+    left.set_ylim(lowest - 0.15 * (highest - lowest), highest)
     left.set(
         xlabel="trials finished", ylabel="5-fold error (%)", title="Error of each trial (dots) and best so far (lines)"
     )

@@ -1,4 +1,4 @@
-"""The real service behind a real socket, in a thread of the test process: it can be watched, disturbed and restarted."""
+"""The real service on a real socket, in a thread of the test process: it can be watched, disturbed and restarted."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any, Self
 import uvicorn
 
 from suffice.api.app import create_app
-from suffice.api.engine import WORKER
 from suffice.api.settings import Settings
+from suffice.api.store import now
 
 PATIENCE = 60.0  # seconds until a test that waits in vain gives up
 
@@ -94,14 +94,14 @@ class Server:
 
     def start(self) -> None:
         """Take requests, on the same port as before."""
-        clock = {} if self._clock is None else {"clock": self._clock}
-        self.watched.app = self._given or create_app(self._settings, **clock)
+        self.watched.app = self._given or create_app(self._settings, self._clock or now)
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self._port))
         self._port = listener.getsockname()[1]
-        lifespan = "off" if self._given else "on"
-        config = uvicorn.Config(self.watched, log_level="error", timeout_graceful_shutdown=1, lifespan=lifespan)
+        config = uvicorn.Config(
+            self.watched, log_level="error", timeout_graceful_shutdown=1, lifespan="off" if self._given else "on"
+        )
         ready = threading.Event()
         self._server = _Server(config, ready)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve([listener])), daemon=True)

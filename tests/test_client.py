@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_type
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from serving import PATIENCE, Clock, Server
 
-from suffice.api import calls, flows, handles
+from suffice.api import calls, handles
 from suffice.api.app import create_app
 from suffice.api.client import (
     AsyncClient,
@@ -61,7 +62,7 @@ def study(client: Client) -> Study:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between attempts, which take no time here."""
     waits: list[float] = []
-    monkeypatch.setattr(flows.time, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     return waits
 
 
@@ -204,11 +205,11 @@ def test_errors_name_the_field_what_was_expected_and_what_came(client: Client, s
     with pytest.raises(InvalidRequest, match=r"low.*got 3") as bad:
         client.create_study("bad", {"x": {"type": "float", "low": 3, "high": 1}})
     assert any("x" in problem.field for problem in bad.value.problems)
-    with pytest.raises(InvalidRequest, match="parameters.x.*expected.*got 11"):
+    with pytest.raises(InvalidRequest, match=r"parameters.x.*expected.*got 11"):
         study.enqueue({"x": 11})
     with pytest.raises(InvalidRequest, match="lss"):
         asked(study).tell({"lss": 1})
-    with pytest.raises(InvalidRequest, match="parameters.0.typo"):
+    with pytest.raises(InvalidRequest, match=r"parameters\.0\.typo"):
         client.create_study("bad", [{"name": "x", "type": "float", "low": 0, "high": 1, "typo": 1}])
 
 
@@ -281,7 +282,7 @@ def test_retries_end(server: Server, study: Study, waits: list[float]):
 
 
 def test_a_service_that_never_answered_is_soon_given_up(waits: list[float]):
-    with Client("http://127.0.0.1:9", retries=50) as client, pytest.raises(ConnectionFailed, match="127.0.0.1:9"):
+    with Client("http://127.0.0.1:9", retries=50) as client, pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:9"):
         client.studies()
     assert len(waits) == 2
 
