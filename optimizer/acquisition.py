@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 from scipy.linalg import solve_triangular
-from scipy.special import erfcx, log_ndtr, logsumexp, ndtri
+from scipy.special import erfcx, expit, log_ndtr, logsumexp, ndtri
 from scipy.stats import qmc
 
 from .models import JITTERS, FitError, GaussianProcess, matern52, squared_distance
@@ -116,20 +116,25 @@ class NoisyExpectedImprovement:
         variance = np.maximum(h.signal - (half * half).sum(0), 1e-14 * h.signal)
         sd: np.ndarray = np.sqrt(variance)
         mu = h.mean + k @ self._A  # (m, draws)
-        z = (mu - self.best) / sd[:, None]
-        lh = log_h(z)
-        total = np.asarray(logsumexp(lh, axis=1))
-        value = np.log(sd) + total - math.log(lh.shape[1])
-        # d log h / d mu = Phi / (h sd); the weights are the draws' shares of the sum
-        shares = np.exp(lh - total[:, None])
-        d_mu = shares * np.exp(log_ndtr(z) - lh) / sd[:, None]  # (m, draws)
-        d_sd = (shares * np.exp(-0.5 * z * z - LOG_SQRT_2PI - lh)).sum(1) / sd  # d log / d sd of h(z) sd, in full
+        value, d_mu, d_sd = self._log_mean(mu - self.best, sd)
         weights = d_mu @ self._A.T  # (m, b): pull-back onto k
         inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, b)
         weights -= (d_sd / sd)[:, None] * inverse_k
         weights *= slope
         gradient = 2.0 * (weights.sum(1)[:, None] * xs - weights @ self._scaled) * self._s
         return value, gradient
+
+    def _log_mean(self, rise: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The log of the average over the draws, and its derivatives in each draw's mean (m, draws) and in sd (m,)."""
+        z = rise / sd[:, None]
+        lh = log_h(z)
+        total = np.asarray(logsumexp(lh, axis=1))
+        value = np.log(sd) + total - math.log(lh.shape[1])
+        # d log h / d mu = Phi / (h sd); the weights are the draws' shares of the sum
+        shares = np.exp(lh - total[:, None])
+        d_mu = shares * np.exp(log_ndtr(z) - lh) / sd[:, None]
+        d_sd = (shares * np.exp(-0.5 * z * z - LOG_SQRT_2PI - lh)).sum(1) / sd  # d log / d sd of h(z) sd, in full
+        return value, d_mu, d_sd
 
 
 def expected_improvement(s: Situation) -> Acquisition:
@@ -169,6 +174,18 @@ class Sum:
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
         pieces = [part(X) for part in self._parts]
         return sum(p[0] for p in pieces), sum(p[1] for p in pieces)  # type: ignore[return-value]
+
+
+def log_positive_part(u: Values, softness: float) -> tuple[Values, Values]:
+    """log of a smooth u+, and its derivative: log u far above ``softness``, falling like u / softness below zero.
+
+    For acquisitions that may be negative: the order stays, and the log of a probability can be added.
+    """
+    z = u / softness
+    far = z < -30.0
+    softplus = np.logaddexp(0.0, np.where(far, 0.0, z))
+    value = np.where(far, z, np.log(softplus)) + math.log(softness)
+    return value, np.where(far, 1.0, expit(z) / softplus) / softness
 
 
 def posterior_with_gradient(gp: GaussianProcess, X: Batch) -> tuple[Values, Values, Batch, Batch]:
