@@ -1,0 +1,109 @@
+"""`python -m benchmarks`: compare Suffice's core with its peers, side by side in one run.
+
+    python -m benchmarks --set quick             # what `make bench` runs
+    python -m benchmarks --set full --seeds 10
+    python -m benchmarks --problems branin,svm --peers suffice,ax --seeds 3
+    python -m benchmarks latency --peers suffice,optuna_gp --sizes 50,100,200
+    python -m benchmarks report                  # tables and plots from the results
+
+A run goes on where it stopped: cells that the results file already holds are skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from .peers import PEERS
+from .problems import BBOB, PROBLEMS
+from .run import ROOT, comparison, latencies, main, run_all
+
+RESULTS = ROOT / "docs" / "benchmarks"
+_SYNTHETIC = ("branin", "hartmann6", "hartmann6_noisy", "ackley5", "levy10", "rosenbrock4", "mixed7", "gramacy")
+_CONSTRAINED = ("hartmann6_outcome", "hartmann6_sum")
+_CORE = ("suffice", "optuna_gp", "optuna_tpe", "ax")
+# name: problems, peers, seeds
+SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
+    "first": (("branin", "hartmann6", "hartmann6_noisy", "digits"), _CORE, 5),
+    "quick": (
+        (*_SYNTHETIC, "hartmann6_sum", "svm", "mlp"),
+        (*_CORE, "botorch", "optuna_cma", "sobol"),
+        5,
+    ),
+    "full": (
+        (*_SYNTHETIC, *_CONSTRAINED, "svm", "mlp", "digits", "digits_flat", *(f"bbob_f{f}" for f in BBOB)),
+        (*_CORE, "botorch", "smac", "hebo", "optuna_cma", "sobol", "random"),
+        5,
+    ),
+}
+
+
+def command(argv: Sequence[str] | None = None) -> int:
+    args = arguments(argv)
+    match args.command:
+        case "cell":
+            print(json.dumps(main(json.load(sys.stdin))))
+        case "report":
+            from .report import write
+
+            write(args.out, args.page, args.start)
+        case "latency":
+            peers = args.peers or ["suffice", "optuna_gp", "ax"]
+            jobs = latencies(peers, args.sizes, args.seeds or range(3))
+            run_all(jobs, args.out, args.limit, args.redo, args.retry)
+        case _:
+            problems, peers, seeds = SETS[args.set]
+            jobs = comparison(
+                args.problems or problems, args.peers or peers, args.seeds or range(seeds), args.start, args.trials
+            )
+            run_all(jobs, args.out, args.limit, args.redo, args.retry)
+    return 0
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", nargs="?", choices=("run", "latency", "report", "cell"), default="run")
+    parser.add_argument("--set", choices=SETS, default="quick", help="which problems, peers and seeds (quick)")
+    parser.add_argument("--problems", type=_among(PROBLEMS), help=f"instead of the set's, of: {', '.join(PROBLEMS)}")
+    parser.add_argument("--peers", type=_among(PEERS), help=f"instead of the set's, of: {', '.join(PEERS)}")
+    parser.add_argument("--seeds", type=_seeds, help="how many (from 0), or a range such as 5:10")
+    parser.add_argument("--trials", type=int, help="instead of each problem's own number")
+    parser.add_argument(
+        "--start", choices=("shared", "own"), default="shared", help="the same first trials for all, or each its own"
+    )
+    parser.add_argument("--sizes", type=_numbers, default=[50, 100, 200], help="latency: trials told (50,100,200)")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds that a cell may take (1800)")
+    parser.add_argument("--redo", type=_among(PEERS), default=[], help="run the cells of these peers again")
+    parser.add_argument("--retry", action="store_true", help="run again what failed, timed out or was missing")
+    parser.add_argument("--out", type=Path, default=RESULTS / "results.jsonl", help="the results file")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md", help="report: where tables go")
+    return parser.parse_args(argv)
+
+
+def _among(known: Collection[str]) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name} is none of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _seeds(text: str) -> range:
+    low, _, high = text.rpartition(":")
+    return range(int(low or 0), int(high))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(command())
