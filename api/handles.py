@@ -150,12 +150,12 @@ class TrialCalls:
     def report(self, result: Result, step: int) -> Flow[None]:
         """Record an intermediate result; renews the lease."""
         specs = measurements(result, self._metric, step=step)
-        yield from self._update("report", self._with_token(Report, measurements=specs))
+        self._data = yield from self._post("report", self._with_token(Report, measurements=specs))
 
     @operation
     def heartbeat(self) -> Flow[None]:
         """Renew the lease. `Study.trials`, `Study.hold` and `Study.optimize` do it by themselves."""
-        yield from self._update("heartbeat", self._with_token(Heartbeat))
+        yield from self._post("heartbeat", self._with_token(Heartbeat))  # may be answered after a tell was: not kept
 
     @operation
     def fail(self, reason: str = "", retry: bool = True) -> Flow[None]:
@@ -184,16 +184,16 @@ class TrialCalls:
     def _settle(self, verb: str, message: BaseModel, once: bool = False) -> Flow[None]:
         """Send what ends the trial. ``once``: repeating it is a conflict, which then says that it had been done."""
         try:
-            yield from self._update(verb, message)
+            self._data = yield from self._post(verb, message)
         except Conflict as error:
             if not (once and error.repeated):
                 raise
             self._data = yield from call(self._link, Request("GET", self._path), TrialOut)
         self._settled = True
 
-    def _update(self, verb: str, message: BaseModel) -> Flow[None]:
+    def _post(self, verb: str, message: BaseModel) -> Flow[TrialOut]:
         try:
-            self._data = yield from call(self._link, Request("POST", f"{self._path}/{verb}", body(message)), TrialOut)
+            return (yield from call(self._link, Request("POST", f"{self._path}/{verb}", body(message)), TrialOut))
         except LeaseLost:
             self._lost = True
             raise

@@ -32,6 +32,13 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
+class Withheld:
+    """An answer that the service has, and gives when it may."""
+
+    def __init__(self) -> None:
+        self.done, self.answer = threading.Event(), threading.Event()
+
+
 class Watched:
     """An ASGI application whose requests are counted, and some of whose answers go wrong as told."""
 
@@ -40,6 +47,7 @@ class Watched:
         self.seen: list[str] = []
         self.refusals: list[tuple[int, dict[str, str]]] = []  # status and headers instead of doing anything
         self.losing: list[str] = []  # paths' ends: done, but answered 502 as a proxy would that lost the answer
+        self.withheld: dict[str, Withheld] = {}  # paths' ends: done, but not answered yet
         self._changed = threading.Condition()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -55,6 +63,17 @@ class Watched:
             self.losing.remove(lost)
             await self.app(scope, receive, _nowhere)
             await _answer(send, 502, {})
+        elif held := next((how for end, how in self.withheld.items() if scope["path"].endswith(end)), None):
+            messages: list[Any] = []
+
+            async def keep(message: Any) -> None:
+                messages.append(message)
+
+            await self.app(scope, receive, keep)
+            held.done.set()
+            await asyncio.to_thread(held.answer.wait, PATIENCE)
+            for message in messages:
+                await send(message)
         else:
             await self.app(scope, receive, send)
 

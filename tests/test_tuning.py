@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 import tuned
-from serving import PATIENCE, Clock, Server
+from serving import PATIENCE, Clock, Server, Withheld
 
 from suffice.api.app import create_app
 from suffice.api.client import (
@@ -118,6 +118,20 @@ def test_heartbeats_run_while_a_trial_is_held(client: Client, server: Server):
         server.watched.wait_for("/heartbeat", 3)
         trial.tell(1.0)
     assert states(study) == ["COMPLETED"]
+
+
+def test_a_heartbeat_that_is_answered_late_does_not_undo_a_result(client: Client, server: Server):
+    study = queued(client, 1)
+    trial = study.ask()
+    assert isinstance(trial, Trial)
+    late = server.watched.withheld["/heartbeat"] = Withheld()
+    beat = threading.Thread(target=trial.heartbeat)
+    beat.start()
+    assert late.done.wait(PATIENCE)
+    trial.tell(1.0)
+    late.answer.set()
+    beat.join(PATIENCE)
+    assert (trial.state, trial.value) == ("COMPLETED", 1.0)
 
 
 # --- optimize ---------------------------------------------------------------------------------------------------------
