@@ -1,10 +1,8 @@
-"""Gaussian processes: fit, condition, posterior.
+"""Gaussian processes: condition, posterior. `fitting.py` finds the hyperparameters.
 
 One model serves every parameter type: a Matern-5/2 kernel on the cube that `space.py` lays out, with one length scale
-per parameter (the columns of a one-hot categorical share theirs) and per activity column. Hyperparameters are maximum a
-posteriori, found with closed-form gradients of the marginal likelihood (Rasmussen and Williams 2006, eq. 5.9), which is
-one to two orders of magnitude faster than automatic differentiation at the sizes that matter. `to_botorch` hands the
-fitted model to BoTorch, whose acquisition functions then see the same posterior.
+per parameter (the columns of a one-hot categorical share theirs) and per activity column. `to_botorch` hands the fitted
+model to BoTorch, whose acquisition functions then see the same posterior.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.linalg import get_lapack_funcs, solve_triangular
-from scipy.optimize import minimize
 
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP
@@ -29,10 +26,6 @@ potrf, potri, potrs = get_lapack_funcs(("potrf", "potri", "potrs"), dtype=np.flo
 SQRT5 = math.sqrt(5.0)
 NOISE_FLOOR = 1e-8  # smallest noise variance of a deterministic objective, in units of the standardised y
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)  # added to the diagonal, relative to the signal variance, until Cholesky succeeds
-LENGTHSCALE_BOUNDS = (1e-3, 1e3)
-SIGNAL_BOUNDS = (1e-2, 1e2)
-NOISE_BOUNDS = (1e-8, 1.0)
-NOISE_EVIDENCE = 2.0  # nats
 MEAN_PRIOR_VARIANCE = 1.0
 
 
@@ -92,150 +85,11 @@ def matern52(r2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return k, slope
 
 
-# --- fit --------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Prior:
-    """Priors of the hyperparameters, and how noise is treated.
-
-    Length scales: log-normal around a median that grows with the square root of the number of groups, so that functions
-    of many parameters are expected to be as complex as functions of few (Hvarfner, Hellsten and Nardi 2024, eq. 7),
-    with a Gaussian tail in 1/lengthscale below ``shortest``, where few points cannot tell a function from noise.
-    Signal variance: log-normal around 1. Noise variance: gamma(1.1, 5), which lets it vanish.
-    """
-
-    location: float = math.sqrt(2.0)
-    scale: float = math.sqrt(3.0)
-    signal_scale: float = 1.0
-    noise_shape: float = 1.1
-    noise_rate: float = 5.0
-    shortest: float = 0.1
-
-    def median(self, groups: int) -> float:
-        return math.exp(self.location + 0.5 * math.log(groups))
-
-    def mode(self, groups: int, noise: float) -> Hyperparameters:
-        """The hyperparameters that are likeliest before any data."""
-        mode = self.median(groups) * math.exp(-(self.scale**2))
-        return Hyperparameters(np.full(groups, mode), 1.0, noise)
-
-    def negative_log(self, theta: Vector, groups: int) -> tuple[float, Vector]:
-        """The negative log density (up to a constant) of theta = (log lengthscales, log signal[, log noise])."""
-        grad = np.zeros_like(theta)
-        z = (theta[:groups] - math.log(self.median(groups))) / self.scale
-        grad[:groups] = z / self.scale + 1.0  # the density is over the length scale itself, hence + log(lengthscale)
-        tail = (self.shortest * np.exp(-theta[:groups])) ** 2
-        grad[:groups] -= 2.0 * tail
-        value = 0.5 * float(z @ z) + float(theta[:groups].sum()) + float(tail.sum())
-        zs = theta[groups] / self.signal_scale
-        value += 0.5 * zs * zs
-        grad[groups] = zs / self.signal_scale
-        if len(theta) > groups + 1:
-            noise = math.exp(theta[-1])
-            value += self.noise_rate * noise - (self.noise_shape - 1.0) * theta[-1]
-            grad[-1] = self.noise_rate * noise - (self.noise_shape - 1.0)
-        return value, grad
-
-
-def fit(data: Data, prior: Prior, *, noise: float | None) -> Hyperparameters:
-    """Maximum a posteriori hyperparameters; ``noise`` None infers the noise variance, a number fixes it.
-
-    Noise is inferred only where the data speak for it: a noiseless model is kept unless noise raises the log density by
-    more than NOISE_EVIDENCE. Few results of a rough function look noisy otherwise.
-
-    Raises FitError when no start leads to a positive definite covariance.
-    """
-    if noise is not None or data.noise_is_known:
-        return _fit(data, prior, NOISE_FLOOR if noise is None else noise, infer=False)[1]
-    noisy_loss, noisy = _fit(data, prior, NOISE_FLOOR, infer=True)
-    try:
-        exact_loss, exact = _fit(data, prior, NOISE_FLOOR, infer=False)
-    except FitError:
-        return noisy
-    return exact if exact_loss - noisy_loss < NOISE_EVIDENCE else noisy
-
-
-def _fit(data: Data, prior: Prior, fixed_noise: float, *, infer: bool) -> tuple[float, Hyperparameters]:
-    g = data.group_count
-    bounds = [_log(LENGTHSCALE_BOUNDS)] * g + [_log(SIGNAL_BOUNDS)] + ([_log(NOISE_BOUNDS)] if infer else [])
-    best: tuple[float, Vector] | None = None
-    for start in _starts(prior, g, infer, len(data.y)):
-        result = minimize(
-            negative_log_posterior,
-            start,
-            args=(data, prior, g, fixed_noise),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-        )
-        if np.isfinite(result.fun) and (best is None or result.fun < best[0]):
-            best = (float(result.fun), result.x)
-    if best is None:
-        raise FitError
-    return best[0], _hyperparameters(best[1], g, fixed_noise)
-
-
-def _starts(prior: Prior, groups: int, infer: bool, n: int) -> list[Vector]:
-    """Starting points in log space: moderate and, while that is cheap, short and long length scales."""
-    median = math.log(0.5 * math.sqrt(groups))
-    offsets = (0.0,) if n > 300 else (0.0, -1.0, 1.5)
-    noises = (math.log(1e-3), math.log(1e-2), math.log(1e-5))
-    return [
-        np.array([median + offset] * groups + [0.0] + ([log_noise] if infer else []))
-        for offset, log_noise in zip(offsets, noises, strict=False)
-    ]
-
-
-def _log(bounds: tuple[float, float]) -> tuple[float, float]:
-    return math.log(bounds[0]), math.log(bounds[1])
-
-
-def negative_log_posterior(
-    theta: Float64[np.ndarray, " t"], data: Data, prior: Prior, groups: int, fixed_noise: float
-) -> tuple[float, Float64[np.ndarray, " t"]]:
-    """Negative log marginal likelihood plus prior at log hyperparameters, and its gradient.
-
-    The constant mean has a normal prior and is at its maximum a posteriori value for every theta, so the gradient with
-    respect to theta needs no term for it (envelope theorem).
-    """
-    n = len(data.y)
-    infer = len(theta) > groups + 1
-    signal, noise = math.exp(theta[groups]), math.exp(theta[-1]) if infer else fixed_noise
-    scaled = data.X * np.exp(-theta[:groups])[data.groups]
-    k, slope = matern52(squared_distance(scaled, scaled))
-    K = signal * k
-    K[np.diag_indices(n)] = signal + data.diagonal(noise)
-    L, info = potrf(K, lower=1)
-    if info != 0:
-        return math.inf, np.zeros_like(theta)
-    value, grad = prior.negative_log(theta, groups)
-    m, alpha = _mean_and_weights(L, data.y)
-    value += 0.5 * float((data.y - m) @ alpha) + float(np.log(np.diag(L)).sum()) + 0.5 * m * m / MEAN_PRIOR_VARIANCE
-    W, _ = potri(L, lower=1)
-    W = np.tril(W) + np.tril(W, -1).T - np.outer(alpha, alpha)  # K^-1 - alpha alpha^T
-    M = W * slope
-    M *= signal
-    # sum_ij M_ij (x_i - x_j)^2 per column without n^2 d memory
-    per_column = 2.0 * (M.sum(1) @ (scaled * scaled) - ((M @ scaled) * scaled).sum(0))
-    grad[:groups] -= np.bincount(data.groups, weights=per_column, minlength=groups)
-    k[np.diag_indices(n)] = 1.0
-    grad[groups] += 0.5 * signal * float((W * k).sum())
-    if infer:
-        grad[-1] += 0.5 * noise * float(np.diag(W)[np.isnan(data.known_noise)].sum())
-    return value, grad
-
-
-def _mean_and_weights(L: np.ndarray, y: Vector) -> tuple[float, Vector]:
+def mean_and_weights(L: np.ndarray, y: Vector) -> tuple[float, Vector]:
     """The constant mean's maximum a posteriori value m and K^-1 (y - m)."""
     solved, _ = potrs(L, np.column_stack([y, np.ones_like(y)]), lower=1)
     m = float(solved[:, 0].sum() / (solved[:, 1].sum() + 1.0 / MEAN_PRIOR_VARIANCE))
     return m, solved[:, 0] - m * solved[:, 1]
-
-
-def _hyperparameters(theta: Vector, groups: int, fixed_noise: float) -> Hyperparameters:
-    noise = math.exp(theta[-1]) if len(theta) > groups + 1 else fixed_noise
-    return Hyperparameters(np.exp(theta[:groups]), math.exp(theta[groups]), noise)
 
 
 # --- posterior --------------------------------------------------------------------------------------------------------
@@ -261,7 +115,7 @@ class GaussianProcess:
                 break
         else:
             raise FitError
-        mean, self.alpha = _mean_and_weights(self.L, data.y)
+        mean, self.alpha = mean_and_weights(self.L, data.y)
         self.hyperparameters = replace(hyperparameters, mean=mean)
 
     def covariance(self, A: Float64[np.ndarray, "n d"], B: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, "n m"]:
@@ -318,27 +172,3 @@ class GaussianProcess:
             )
         model.requires_grad_(False)
         return model.eval()
-
-
-def fit_safely(data: Data, prior: Prior, *, noise: float | None) -> tuple[GaussianProcess, tuple[str, ...]]:
-    """A fitted model, and the names of the steps that were taken where numerics failed, mildest first.
-
-    Raises FitError when not even the prior's own hyperparameters work.
-    """
-    g = data.group_count
-    steps: list[str] = []
-    for step, attempt in (
-        ("", lambda: fit(data, prior, noise=noise)),
-        ("wider noise", lambda: fit(data, prior, noise=1e-4)),
-        ("hyperparameters from the priors", lambda: prior.mode(g, 1e-3)),
-    ):
-        steps += [step] if step else []
-        try:
-            model = GaussianProcess(data, attempt())
-        except FitError:
-            continue
-        if model.jitter:
-            steps.append(f"jitter {model.jitter:g}")
-        if np.isfinite(model.alpha).all():
-            return model, tuple(steps)
-    raise FitError

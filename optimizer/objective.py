@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from jaxtyping import Float64
 from .errors import InvalidInput, Problem
 from .trial import Measurement, Result
 
+Floats = Float64[np.ndarray, " n"]
 Direction = Literal["minimize", "maximize"]
 DEFAULT_METRIC = "objective"
 _METRIC = r"[A-Za-z_][A-Za-z0-9_.\-/]{0,99}"
@@ -184,27 +186,72 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The map between an objective's unit and the standardised y of the models, where larger is better.
+    """The map between a metric's unit and the standardised y of the models, where larger is better.
 
-    ``forward`` and ``backward`` map values; ``spread`` converts standard deviations and gains.
+    Linear, or with a ``limit`` logarithmic: ``t = -log(limit - s)`` of the signed value s, for objectives whose values
+    span orders of magnitude above their best. Then t is standardised: ``y = (t - centre) / spread``.
     """
 
     sign: float
     centre: float
     spread: float
+    limit: float | None = None
 
     @classmethod
-    def of(cls, values: Float64[np.ndarray, " n"], sign: float) -> Scale:
-        """The scale that gives ``values`` mean 0 and standard deviation 1 (a spread of 1 where they do not vary)."""
-        size = float(np.abs(values).max()) or 1.0  # squares of what remains neither overflow nor vanish
-        spread = float(np.std(values / size))
-        return cls(sign, size * float(np.mean(values / size)), size * spread if spread > 1e-12 else 1.0)
+    def of(cls, values: Floats, sign: float, headroom: float | None = None) -> Scale:
+        """The scale that gives ``values`` mean 0 and standard deviation 1 (a spread of 1 where they do not vary).
 
-    def forward(self, values: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        return self.sign * (values - self.centre) / self.spread
+        ``headroom`` makes it logarithmic, with the limit so many interquartile ranges beyond the best value.
+        """
+        s = sign * values
+        limit = None
+        if headroom is not None:
+            low, high = np.percentile(s, [25.0, 75.0])
+            limit = float(s.max() + headroom * (high - low))
+            if not math.isfinite(limit) or not limit > s.max():
+                raise ValueError("values without spread have no logarithmic scale")
+            s = -np.log(limit - s)
+        size = float(np.abs(s).max()) or 1.0  # squares of what remains neither overflow nor vanish
+        spread = float(np.std(s / size))
+        return cls(sign, size * float(np.mean(s / size)), size * spread if spread > 1e-12 else 1.0, limit)
 
-    def backward(self, y: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
-        return self.centre + self.sign * self.spread * y
+    def forward(self, values: Floats) -> Floats:
+        """Standardised y of values on the good side of the limit."""
+        s = self.sign * values
+        return ((s if self.limit is None else -np.log(self.limit - s)) - self.centre) / self.spread
+
+    def slope(self, values: Floats) -> Floats:
+        """|dy/dvalue|: what standard errors are multiplied by, and the density of y by."""
+        if self.limit is None:
+            return np.full(len(values), 1.0 / self.spread)
+        return 1.0 / ((self.limit - self.sign * values) * self.spread)
+
+    def backward(self, mean: Floats, sd: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation of the value where y is normal with these."""
+        t, d = self.centre + self.spread * mean, self.spread * sd
+        if self.limit is None:
+            return self.sign * t, d
+        with np.errstate(over="ignore"):  # far from all data the model may expect anything
+            distance = np.exp(-t + 0.5 * d * d)  # below the limit: log-normal
+            return self.sign * (self.limit - distance), distance * np.sqrt(np.expm1(d * d))
+
+    def improvement(self, mean: float, sd: float, best: float) -> tuple[float, float]:
+        """The expected rise above y = ``best`` of a normal y, in units of y and in the metric's unit."""
+        z = (mean - best) / sd
+        rise = sd * (_density(z) + z * _probability(z))
+        if self.limit is None:
+            return rise, rise * self.spread
+        d = self.spread * sd
+        t, t_best = self.centre + self.spread * mean, self.centre + self.spread * best
+        return rise, math.exp(-t_best) * _probability(z) - math.exp(-t + 0.5 * d * d) * _probability(z - d)
+
+
+def _density(z: float) -> float:
+    return math.exp(-0.5 * z * z) / math.sqrt(2.0 * math.pi)
+
+
+def _probability(z: float) -> float:
+    return 0.5 * math.erfc(-z / math.sqrt(2.0))
 
 
 def _measure(metric: str, value: Any, stderr: float | None, gradient: Mapping[str, float] | None) -> Measurement:

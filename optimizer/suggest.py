@@ -16,12 +16,13 @@ from scipy.stats import qmc
 
 from .acquisition import Acquisition, LogFeasibility, Situation, Sum
 from .decision import Stop, StopReason
+from .fitting import Prior
 from .methods import METHODS, AcquisitionChoice
-from .models import FitError, Prior
+from .models import FitError
 from .objective import Goal
 from .search import Exclusion, Found, first_new, maximise
 from .space import Space
-from .surrogate import Noise, Surrogate, fit_surrogate, measured
+from .surrogate import MetricModel, Noise, Surrogate, fit_surrogate, measured
 from .threads import one_blas_thread
 from .trial import Source, Suggestion, Trial, TrialState
 
@@ -171,6 +172,7 @@ class _Choice:
     why: str
     incumbents: np.ndarray  # rows near which to search
     improvement: bool  # whether exp(acquisition) is a gain in standardised units
+    best: float  # the standardised value to improve on
 
 
 def _choose(definition: Definition, surrogate: Surrogate, pending: np.ndarray, seed: int) -> _Choice:
@@ -183,7 +185,12 @@ def _choose(definition: Definition, surrogate: Surrogate, pending: np.ndarray, s
         order = np.argsort(-mean)[:INCUMBENTS]
         why = "no feasible configuration is known yet"
         return _Choice(
-            LogFeasibility(list(surrogate.feasibility)), "probability_of_feasibility", why, base[order], False
+            LogFeasibility(list(surrogate.feasibility)),
+            "probability_of_feasibility",
+            why,
+            base[order],
+            False,
+            float(mean.max()),
         )
     name, why = _method(definition.acquisition.name, model.noisy, len(pending))
     situation = Situation(model.gp, base, feasible, pending, model.noisy, definition.space, seed)
@@ -191,7 +198,7 @@ def _choose(definition: Definition, surrogate: Surrogate, pending: np.ndarray, s
     if surrogate.feasibility:
         acquisition = Sum(acquisition, LogFeasibility(list(surrogate.feasibility)))
     order = np.argsort(-np.where(feasible, mean, mean - 1e6))[:INCUMBENTS]
-    return _Choice(acquisition, name, why, base[order], METHODS[name].gain)
+    return _Choice(acquisition, name, why, base[order], METHODS[name].gain, float(mean[feasible].max()))
 
 
 def _method(wanted: str, noisy: bool, pending: int) -> tuple[str, str]:
@@ -215,9 +222,17 @@ def _repeated(rows: np.ndarray, known: np.ndarray) -> np.ndarray:
     return result
 
 
+def _gain(model: MetricModel, chosen: _Choice, found: Found) -> float:
+    """exp of the acquisition value, from standardised units into the objective's, as an improvement there converts."""
+    mean, sd = model.gp.posterior(found.x[None])
+    rise, rise_in_unit = model.scale.improvement(float(mean[0]), float(sd[0]), chosen.best)
+    ratio = rise_in_unit / rise if rise > 0 else float(1.0 / model.scale.slope(model.scale.backward(mean, sd)[0])[0])
+    return math.exp(found.value) * ratio
+
+
 def _source(surrogate: Surrogate, chosen: _Choice, found: Found, pending: int) -> Source:
     mean, sd = surrogate.objective.predict(found.x[None])
-    gain = math.exp(found.value) * surrogate.objective.scale.spread if chosen.improvement else None
+    gain = _gain(surrogate.objective, chosen, found) if chosen.improvement else None
     return Source(
         method=chosen.method,
         why=chosen.why,

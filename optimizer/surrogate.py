@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
-from .models import NOISE_FLOOR, Data, GaussianProcess, Prior, fit_safely
+from .fitting import EVIDENCE, SUBSET, Fit, Prior, condition_safely, fit, refine
+from .models import NOISE_FLOOR, Data, FitError, GaussianProcess, Hyperparameters
 from .objective import Goal, Scale
 from .space import Space
 from .trial import Trial, TrialState
 
 Noise = Literal["auto", "none"] | float
+HEADROOMS = (1.0, 0.1, 0.01)  # of logarithmic scales, in interquartile ranges beyond the best value
 NOISY_FROM = 1e-4  # inferred noise variance, relative to the spread of y, from which an objective counts as noisy
 
 
@@ -28,8 +30,7 @@ class MetricModel:
 
     def predict(self, X: Float64[np.ndarray, "n d"]) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """Mean and standard deviation of the noiseless metric, in its unit."""
-        mean, sd = self.gp.posterior(X)
-        return self.scale.backward(mean), self.scale.spread * sd
+        return self.scale.backward(*self.gp.posterior(X))
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,13 @@ def measured(trials: Sequence[Trial], metric: str) -> list[Trial]:
 
 def fit_surrogate(space: Space, goal: Goal, noise: Noise, trials: Sequence[Trial], prior: Prior) -> Surrogate:
     """Models of everything the trials measured. Raises FitError when the objective cannot be modelled."""
-    objective, fallbacks = _fit_metric(space, trials, goal.objective.metric, goal.objective.sign, noise, prior)
+    first = goal.objective
+    objective, fallbacks = _fit_metric(space, trials, first.metric, first.sign, noise, prior, warp=True)
     feasibility: list[tuple[GaussianProcess, float]] = []
     for constraint in goal.outcome_constraints:
         if measured(trials, constraint.metric):
             sign = -1.0 if constraint.upper else 1.0
-            model, steps = _fit_metric(space, trials, constraint.metric, sign, "auto", prior)
+            model, steps = _fit_metric(space, trials, constraint.metric, sign, "auto", prior, warp=False)
             bound = float(model.scale.forward(np.array([constraint.bound]))[0])
             feasibility.append((model.gp, bound))
             fallbacks += tuple(f"{constraint.metric}: {s}" for s in steps)
@@ -73,7 +75,9 @@ def fit_surrogate(space: Space, goal: Goal, noise: Noise, trials: Sequence[Trial
     if failed:
         labels = np.array([1.0] * len(worked) + [-1.0] * len(failed))
         X = space.encode([t.params for t in worked + failed])
-        gp, steps = fit_safely(Data(X, labels, np.full(len(labels), np.nan), space.groups), prior, noise=None)
+        data = Data(X, labels, np.full(len(labels), np.nan), space.groups)
+        found = _fit_or_none(data, prior)
+        gp, steps = condition_safely(data, prior, None if found is None else found.hyperparameters)
         feasibility.append((gp, 0.0))
         fallbacks += tuple(f"feasibility: {s}" for s in steps)
     return Surrogate(objective, tuple(feasibility), len(measured(trials, goal.objective.metric)), fallbacks)
@@ -84,26 +88,92 @@ def _outcomes(trials: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
     return worked, [t for t in trials if t.state is TrialState.INFEASIBLE]
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """What was measured of one metric: configurations, values and standard deviations of noise (NaN: unknown)."""
+
+    X: Float64[np.ndarray, "n d"]
+    values: Float64[np.ndarray, " n"]
+    noise: Float64[np.ndarray, " n"]
+    groups: Int64[np.ndarray, " d"]
+
+    def on(self, scale: Scale) -> Data:
+        known = np.maximum((self.noise * scale.slope(self.values)) ** 2, NOISE_FLOOR)
+        return Data(self.X, scale.forward(self.values), known, self.groups)
+
+    def part(self, sign: float) -> _Rows:
+        """At most SUBSET rows: the best quarter of them, and the rest evenly from the others."""
+        if len(self.values) <= SUBSET:
+            return self
+        order = np.argsort(-sign * self.values, kind="stable")
+        top, others = order[: SUBSET // 4], np.sort(order[SUBSET // 4 :])
+        keep = np.sort(np.concatenate([top, others[np.linspace(0, len(others) - 1, SUBSET - len(top)).astype(int)]]))
+        return _Rows(self.X[keep], self.values[keep], self.noise[keep], self.groups)
+
+
 def _fit_metric(
-    space: Space, trials: Sequence[Trial], metric: str, sign: float, noise: Noise, prior: Prior
+    space: Space, trials: Sequence[Trial], metric: str, sign: float, noise: Noise, prior: Prior, *, warp: bool
 ) -> tuple[MetricModel, tuple[str, ...]]:
-    rows = [(t.params, m) for t in measured(trials, metric) for m in t.final if m.metric == metric]
-    values = np.array([m.value for _, m in rows])
-    scale = Scale.of(values, sign)
-    fixed = _fixed_noise(noise, scale)
-    stderr = np.array([np.nan if m.stderr is None else m.stderr for _, m in rows], dtype=float)
-    known = np.where(np.isnan(stderr), np.nan if fixed is None else fixed, (stderr / scale.spread) ** 2)
-    data = Data(space.encode([params for params, _ in rows]), scale.forward(values), known, space.groups)
-    gp, steps = fit_safely(data, prior, noise=fixed)
+    rows = _rows(space, trials, metric, noise)
+    scale, found = _choose_scale(rows, sign, prior, warp=warp)
+    data = rows.on(scale)
+    hyperparameters = None if found is None else found.hyperparameters
+    if found is not None and len(data.y) > SUBSET:
+        hyperparameters = _refined(data, prior, found)
+    gp, steps = condition_safely(data, prior, hyperparameters)
     noisy = bool((data.diagonal(gp.hyperparameters.noise) > NOISY_FROM).any())
     return MetricModel(gp, scale, noisy), steps
 
 
-def _fixed_noise(noise: Noise, scale: Scale) -> float | None:
-    """The noise variance in standardised units, or None where it is to be inferred."""
-    if noise == "auto":
+def _rows(space: Space, trials: Sequence[Trial], metric: str, noise: Noise) -> _Rows:
+    found = [(t.params, m) for t in measured(trials, metric) for m in t.final if m.metric == metric]
+    unknown = np.nan if noise == "auto" else 0.0 if noise == "none" else float(noise)
+    sds = [unknown if m.stderr is None else m.stderr for _, m in found]
+    X = space.encode([params for params, _ in found])
+    return _Rows(X, np.array([m.value for _, m in found]), np.array(sds, dtype=float), space.groups)
+
+
+def _choose_scale(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tuple[Scale, Fit | None]:
+    """The scale of y under which the values are most probable, and the fit on it (None: no fit succeeded).
+
+    The densities of differently scaled y are compared in the metric's own unit, by the Jacobian of the scale (Snelson,
+    Rasmussen and Ghahramani 2004, eq. 6). A logarithmic scale has to be more probable by EVIDENCE.
+    """
+    part = rows.part(sign)
+    plain = Scale.of(rows.values, sign)
+    best = _fit_or_none(part.on(plain), prior)
+    if best is None or not warp:
+        return plain, best
+    chosen, loss = plain, best.loss - float(np.log(plain.slope(part.values)).sum()) - EVIDENCE
+    start = best.hyperparameters
+    for headroom in HEADROOMS:
+        scale = _logarithmic(rows.values, sign, headroom)
+        found = None if scale is None else _fit_or_none(part.on(scale), prior, [start])
+        if scale is None or found is None:
+            continue
+        in_unit = found.loss - float(np.log(scale.slope(part.values)).sum())
+        if in_unit < loss:
+            chosen, best, loss = scale, found, in_unit
+    return chosen, best
+
+
+def _logarithmic(values: Float64[np.ndarray, " n"], sign: float, headroom: float) -> Scale | None:
+    try:
+        return Scale.of(values, sign, headroom)
+    except ValueError:
         return None
-    if noise == "none":
-        return NOISE_FLOOR
-    assert not isinstance(noise, str)
-    return max((noise / scale.spread) ** 2, NOISE_FLOOR)
+
+
+def _fit_or_none(data: Data, prior: Prior, starts: Sequence[Hyperparameters] | None = None) -> Fit | None:
+    try:
+        return fit(data, prior, noise=None, starts=starts)
+    except FitError:
+        return None
+
+
+def _refined(data: Data, prior: Prior, found: Fit) -> Hyperparameters:
+    """The fit to part of the data carried on to all of it, as far as numerics allow."""
+    try:
+        return refine(data, prior, found.hyperparameters).hyperparameters
+    except FitError:
+        return found.hyperparameters

@@ -14,18 +14,8 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from scipy.optimize import approx_fprime
 
 from suffice.optimizer import Categorical, Float, Int, Space
-from suffice.optimizer.models import (
-    Data,
-    FitError,
-    GaussianProcess,
-    Hyperparameters,
-    Prior,
-    fit,
-    fit_safely,
-    matern52,
-    negative_log_posterior,
-    squared_distance,
-)
+from suffice.optimizer.fitting import Prior, condition_safely, fit, negative_log_posterior, refine
+from suffice.optimizer.models import Data, FitError, GaussianProcess, Hyperparameters, matern52, squared_distance
 
 SPACE = Space(x=Float(0, 1), n=Int(1, 9), c=Categorical("a", "b", "c"), y=Float(0, 1, active_if="c == 'b'"))
 
@@ -115,8 +105,8 @@ def test_leave_one_out_agrees_with_leaving_each_out() -> None:
 def test_order_of_observations_does_not_matter() -> None:
     d = data(20)
     order = np.random.default_rng(1).permutation(20)
-    a = fit(d, Prior(), noise=None)
-    b = fit(Data(d.X[order], d.y[order], d.known_noise[order], d.groups), Prior(), noise=None)
+    a = fit(d, Prior(), noise=None).hyperparameters
+    b = fit(Data(d.X[order], d.y[order], d.known_noise[order], d.groups), Prior(), noise=None).hyperparameters
     np.testing.assert_allclose(np.log(a.lengthscales), np.log(b.lengthscales), atol=2e-2)
     assert a.noise == pytest.approx(b.noise, rel=0.05, abs=1e-6)
 
@@ -127,7 +117,7 @@ def test_fit_recovers_noise_and_irrelevance() -> None:
     y = np.sin(6 * X[:, 0])
     noisy = y + 0.3 * rng.standard_normal(80)
     d = Data(X, (noisy - noisy.mean()) / noisy.std(), np.full(80, math.nan), np.arange(2))
-    h = fit(d, Prior(), noise=None)
+    h = fit(d, Prior(), noise=None).hyperparameters
     assert math.sqrt(h.noise) * noisy.std() == pytest.approx(0.3, rel=0.3)
     assert h.lengthscales[1] > 4 * h.lengthscales[0]
 
@@ -142,23 +132,29 @@ def test_known_noise_is_used_point_by_point() -> None:
     assert abs(mean[1] + 1.0) > 0.3
 
 
+def test_refining_from_a_part_reaches_the_optimum_of_the_whole() -> None:
+    d = data(60)
+    part = Data(d.X[:30], d.y[:30], d.known_noise[:30], d.groups)
+    whole = fit(d, Prior(), noise=None)
+    refined = refine(d, Prior(), fit(part, Prior(), noise=None).hyperparameters)
+    assert refined.loss == pytest.approx(whole.loss, abs=0.5)
+
+
 def test_repeated_rows_without_noise_are_survived_and_named() -> None:
     X = np.repeat(np.array([[0.5, 0.5]]), 6, axis=0)
-    d = Data(X, np.array([0.0, 1.0, -1.0, 2.0, -2.0, 0.0]), np.zeros(6), np.arange(2))
-    gp, _ = fit_safely(d, Prior(), noise=0.0)
+    d = Data(X, np.array([0.0, 1.0, -1.0, 2.0, -2.0, 0.0]), np.full(6, 1e-8), np.arange(2))
+    gp, steps = condition_safely(d, Prior(), Hyperparameters(np.ones(2), 1.0, 1e-8))
     assert np.isfinite(gp.posterior(X)[0]).all()
+    assert all(step.startswith("jitter") for step in steps)
 
 
 def test_a_fit_that_fails_falls_back_in_named_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    import suffice.optimizer.models as models
-
-    def broken(*_: object, **__: object) -> Hyperparameters:
-        raise FitError
-
-    monkeypatch.setattr(models, "fit", broken)
-    gp, steps = fit_safely(data(), Prior(), noise=None)
+    gp, steps = condition_safely(data(), Prior(), None)
+    assert steps == ("wider noise",)
+    broken = Hyperparameters(np.full(5, math.nan), 1.0, 1e-3)
+    gp, steps = condition_safely(data(), Prior(), broken)
     assert steps == ("wider noise", "hyperparameters from the priors")
     assert np.isfinite(gp.alpha).all()
-    monkeypatch.setattr(models, "GaussianProcess", broken)
+    bad = data()
     with pytest.raises(FitError):
-        fit_safely(data(), Prior(), noise=None)
+        condition_safely(Data(bad.X * math.nan, bad.y, bad.known_noise, bad.groups), Prior(), None)
