@@ -42,23 +42,31 @@ log = logging.getLogger("suffice.engine")
 
 
 @dataclass(slots=True)
+class Pulse:
+    """Whoever waits for the next change of a study waits for this; there is a new one after it."""
+
+    waiting: int = 0  # suggestions that asks wait for
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(slots=True)
 class Desk:
     """What the engine knows of one study."""
 
     changed: bool = False  # something happened that the ready suggestions do not know
     due: float = 0.0  # not to be refreshed before, unless asks wait
     busy: bool = False
-    waiting: int = 0  # suggestions that asks wait for
     asked: int = 0  # suggestions asked for since the last refresh began
     on_demand: bool = False  # the last ask wanted fresh ones: preparing any beforehand would be in vain
     crashes: int = 0
     failures: int = 0
     error: str = ""  # why the last of them failed
-    pulse: asyncio.Event = field(default_factory=asyncio.Event)  # replaced each time it is set
+    pulse: Pulse = field(default_factory=Pulse)
 
     def beat(self) -> None:
-        self.pulse.set()
-        self.pulse = asyncio.Event()
+        """Wake everyone who waits; those who still miss something will be back at the next pulse."""
+        self.pulse.event.set()
+        self.pulse = Pulse()
 
 
 @dataclass(slots=True)
@@ -132,13 +140,13 @@ class Engine:
         What changed may not be enough yet: the caller asks the store again.
         """
         desk = self._desk(study_id)
-        failures = desk.failures
-        desk.waiting += count
+        pulse, failures = desk.pulse, desk.failures
+        pulse.waiting += count
         self._work.set()
         try:
-            await self._pulse(desk)
+            await self._wait(pulse)
         finally:
-            desk.waiting -= count
+            pulse.waiting -= count
         if desk.failures > failures:
             raise EngineFailed(desk.error)
 
@@ -146,7 +154,7 @@ class Engine:
         """Wait until something changes in the study, at most so long."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._pulse(self._desk(study_id))
+                await self._wait(self._desk(study_id).pulse)
 
     async def call(self, kind: str, study_id: int, **payload: Any) -> dict[str, Any]:
         """The answer to a job; raises what it raised."""
@@ -183,9 +191,9 @@ class Engine:
     def _desk(self, study_id: int) -> Desk:
         return self._desks.setdefault(study_id, Desk())
 
-    async def _pulse(self, desk: Desk) -> None:
+    async def _wait(self, pulse: Pulse) -> None:
         if not self.closing:
-            await desk.pulse.wait()
+            await pulse.event.wait()
         if self.closing:
             raise Unavailable("the service is stopping")
 
@@ -201,8 +209,8 @@ class Engine:
         now = self._loop.time()
         idle = [(study_id, desk) for study_id, desk in self._desks.items() if not desk.busy]
         for study_id, desk in idle:
-            if desk.waiting:
-                return self._refresh(study_id, desk, desk.waiting)
+            if desk.pulse.waiting:
+                return self._refresh(study_id, desk, desk.pulse.waiting)
         for study_id, desk in idle:
             if desk.changed and desk.due <= now:
                 return self._refresh(study_id, desk, min(max(desk.asked + 1, FEWEST), MOST))

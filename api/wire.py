@@ -74,7 +74,7 @@ class StudyPatch(Wire):
 class StudyOut(StudyCreate):
     """A study as the service returns it."""
 
-    seed: int
+    seed: int  # pyright: ignore[reportIncompatibleVariableOverride, reportGeneralTypeIssues]  # always known by now
     state: Literal["ACTIVE", "STOPPED"]
     created_at: datetime
     updated_at: datetime

@@ -1,7 +1,7 @@
-"""The service for its own tests: the real application on a real socket in a thread, or `suffice serve` as a process."""
+"""The service for its own tests: its store alone, the real application in a thread, or `suffice serve` as a process."""
 
 import os
-import select
+import selectors
 import signal
 import subprocess
 import sys
@@ -10,14 +10,21 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from fastapi import FastAPI
+from sqlmodel import select
 
 from suffice.api.app import Server, create_app
+from suffice.api.database import Database, migrate
 from suffice.api.engine import WORKER
+from suffice.api.leases import Given, Leases
 from suffice.api.settings import Settings
+from suffice.api.store import Store
+from suffice.api.tables import StudyRow, TrialRow, key_of, spent
+from suffice.api.wire import Ask, MeasurementSpec, StudyCreate, Tell, TrialOut
+from suffice.optimizer import Source, Suggestion, TrialState
 
 PATIENCE = 60.0  # seconds; nothing waits so long unless it is broken
 
@@ -42,6 +49,78 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.time += timedelta(seconds=seconds)
+
+
+class Bench:
+    """A store with one study, a clock, and suggestions made up as needed."""
+
+    def __init__(self, folder: Path, **fields: Any) -> None:
+        self.clock = Clock()
+        self.database = Database(f"sqlite:///{folder / 'test.db'}")
+        migrate(self.database)
+        self.store = Store(self.database, self.clock)
+        self.leases = Leases(self.database, self.clock)
+        self.made = 0
+        self.id = self.create("study", **fields)
+
+    def create(self, name: str, **fields: Any) -> int:
+        x: Any = {"name": "x", "type": "float", "low": 0, "high": 1e6}
+        definition = StudyCreate(name=name, parameters=[x], **{"lease_seconds": 10, **fields})
+        return self.store.create(definition, seed=1)[0]
+
+    def prepare(self, count: int, *params: dict[str, Any], exhausted: bool = False) -> bool:
+        """Ready suggestions that know everything."""
+        known = self.store.changes(self.id, 0)
+        for _ in range(count - len(params)):
+            self.made += 1
+            params += ({"x": float(self.made)},)
+        ready = [Suggestion(p, Source("expected_improvement")) for p in params]
+        return self.store.replace_ready(self.id, ready, known, exhausted=exhausted)
+
+    def ask(self, count: int = 1, since: int = 0, **fields: Any) -> list[TrialOut]:
+        given = self.leases.ask(self.id, Ask(count=count, **fields), since)
+        assert isinstance(given, Given), given
+        return given.trials
+
+    def take(self) -> TrialOut:
+        """One new trial, leased."""
+        self.prepare(1)
+        (trial,) = self.ask()
+        return trial
+
+    def tell(self, trial: TrialOut, value: float = 1.0, **fields: Any) -> tuple[TrialOut, bool]:
+        return self.leases.tell(self.id, trial.number, result(value, token(trial), **fields))
+
+    def state(self, number: int) -> str:
+        return self.store.trial(self.id, number).state
+
+    def row(self) -> StudyRow:
+        with self.database.read() as session:
+            return session.exec(select(StudyRow).where(StudyRow.id == self.id)).one()
+
+
+def token(trial: TrialOut) -> str:
+    assert trial.lease is not None
+    return trial.lease.token
+
+
+def measured(value: float, step: int | None = None) -> MeasurementSpec:
+    return MeasurementSpec(metric="objective", value=value, step=step)
+
+
+def result(value: float, token: str | None, **fields: Any) -> Tell:
+    return Tell(lease_token=token, measurements=[measured(value)], **fields)
+
+
+def check_counters(bench: Bench) -> None:
+    with bench.database.read() as session:
+        rows = session.exec(select(TrialRow).where(TrialRow.study_id == bench.id)).all()
+        study = session.exec(select(StudyRow).where(StudyRow.id == bench.id)).one()
+    assert study.used == sum(spent(TrialState(row.state), row.source["method"]) for row in rows)
+    assert study.next_number == len(rows)
+    assert all(row.sequence <= study.sequence for row in rows)
+    assert len({row.sequence for row in rows}) == len(rows)
+    assert all(row.key == key_of(row.parameters) for row in rows)
 
 
 class Caller:
@@ -120,6 +199,13 @@ class Process(Caller):
         super().__init__(self.popen.stdout.readline().strip())
         assert self.popen.stdout.readline() == "ready\n"
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.popen.poll() is None:
+            self.end(signal.SIGKILL)
+
     def children(self) -> list[int]:
         """The engine workers' process ids."""
         return [int(pid) for pid in Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()]
@@ -137,9 +223,10 @@ def ending(pid: int) -> Callable[[], bool]:
     fd = os.pidfd_open(pid)
 
     def ended() -> bool:
-        try:
-            return bool(select.select([fd], [], [], PATIENCE)[0])
-        finally:
-            os.close(fd)
+        with selectors.DefaultSelector() as selector:
+            selector.register(fd, selectors.EVENT_READ)
+            done = bool(selector.select(PATIENCE))
+        os.close(fd)
+        return done
 
     return ended

@@ -17,7 +17,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Generator[Service]:
         yield service
 
 
-def value_of(trial: dict[str, Any]) -> float:
+def value_of(trial: dict[str, Any]) -> Any:
     return sum((x - 1) ** 2 for x in trial["parameters"].values())
 
 

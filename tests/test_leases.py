@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
-from test_store import Bench, check_counters, result, token
+from live import Bench, check_counters, result, token
 
 from suffice.api.errors import LeaseLost
 from suffice.api.leases import Given

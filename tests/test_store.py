@@ -10,94 +10,29 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from live import Clock
+from live import Bench, check_counters, measured, result, token
 from sqlalchemy import event
-from sqlmodel import select
 
 from suffice.api.database import HEAD, Database, migrate, revision
 from suffice.api.errors import LeaseLost
 from suffice.api.leases import Given, Leases, Short
 from suffice.api.store import Store
-from suffice.api.tables import Base, StudyRow, TrialRow, key_of, spent
+from suffice.api.tables import Base
 from suffice.api.wire import (
     Ask,
     BudgetSpec,
-    MeasurementSpec,
     Report,
-    StudyCreate,
     StudyExport,
     StudyPatch,
     Tell,
     TrialAdd,
-    TrialOut,
 )
 from suffice.optimizer import Conflict, InvalidInput, NotFound, Source, Stop, Suggestion, TrialState
-
-
-class Bench:
-    """A store with one study, a clock, and suggestions made up as needed."""
-
-    def __init__(self, folder: Path, **fields: Any) -> None:
-        self.clock = Clock()
-        self.database = Database(f"sqlite:///{folder / 'test.db'}")
-        migrate(self.database)
-        self.store = Store(self.database, self.clock)
-        self.leases = Leases(self.database, self.clock)
-        self.made = 0
-        self.id = self.create("study", **fields)
-
-    def create(self, name: str, **fields: Any) -> int:
-        x: Any = {"name": "x", "type": "float", "low": 0, "high": 1e6}
-        definition = StudyCreate(name=name, parameters=[x], **{"lease_seconds": 10, **fields})
-        return self.store.create(definition, seed=1)[0]
-
-    def prepare(self, count: int, *params: dict[str, Any], exhausted: bool = False) -> bool:
-        """Ready suggestions that know everything."""
-        known = self.store.changes(self.id, 0)
-        for _ in range(count - len(params)):
-            self.made += 1
-            params += ({"x": float(self.made)},)
-        ready = [Suggestion(p, Source("expected_improvement")) for p in params]
-        return self.store.replace_ready(self.id, ready, known, exhausted=exhausted)
-
-    def ask(self, count: int = 1, since: int = 0, **fields: Any) -> list[TrialOut]:
-        given = self.leases.ask(self.id, Ask(count=count, **fields), since)
-        assert isinstance(given, Given), given
-        return given.trials
-
-    def take(self) -> TrialOut:
-        """One new trial, leased."""
-        self.prepare(1)
-        (trial,) = self.ask()
-        return trial
-
-    def tell(self, trial: TrialOut, value: float = 1.0, **fields: Any) -> tuple[TrialOut, bool]:
-        return self.leases.tell(self.id, trial.number, result(value, token(trial), **fields))
-
-    def state(self, number: int) -> str:
-        return self.store.trial(self.id, number).state
-
-    def row(self) -> StudyRow:
-        with self.database.read() as session:
-            return session.exec(select(StudyRow).where(StudyRow.id == self.id)).one()
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
-
-
-def token(trial: TrialOut) -> str:
-    assert trial.lease is not None
-    return trial.lease.token
-
-
-def measured(value: float, step: int | None = None) -> MeasurementSpec:
-    return MeasurementSpec(metric="objective", value=value, step=step)
-
-
-def result(value: float, token: str | None, **fields: Any) -> Tell:
-    return Tell(lease_token=token, measurements=[measured(value)], **fields)
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -124,7 +59,7 @@ def test_nothing_is_handed_out_unless_all_can_be(bench: Bench):
 
 def test_an_ask_says_when_the_ready_suggestions_should_be_renewed(bench: Bench):
     bench.prepare(2)
-    assert [bench.leases.ask(bench.id, Ask()).refill for _ in range(2)] == [False, True]  # type: ignore[union-attr]
+    assert [bench.leases.ask(bench.id, Ask()).refill for _ in range(2)] == [False, True]
     bench.prepare(2)
     bench.tell(bench.ask()[0])
     stale = bench.leases.ask(bench.id, Ask())
@@ -572,14 +507,3 @@ def test_counters_agree_with_the_rows(bench: Bench):
     bench.clock.advance(11)
     bench.ask(2)
     check_counters(bench)
-
-
-def check_counters(bench: Bench) -> None:
-    with bench.database.read() as session:
-        rows = session.exec(select(TrialRow).where(TrialRow.study_id == bench.id)).all()
-        study = session.exec(select(StudyRow).where(StudyRow.id == bench.id)).one()
-    assert study.used == sum(spent(TrialState(row.state), row.source["method"]) for row in rows)
-    assert study.next_number == len(rows)
-    assert all(row.sequence <= study.sequence for row in rows)
-    assert len({row.sequence for row in rows}) == len(rows)
-    assert all(row.key == key_of(row.parameters) for row in rows)
