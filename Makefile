@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+BENCH := .venv-bench
 # setuptools warns about editable installs of folders whose names are common; here they are installed under `suffice`.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types format bench docs notebooks format clean
+.PHONY: help demo serve test lint types format bench bench-env docs notebooks format clean
 
 help:             ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
 
 demo: $(VENV)/.demo         ## tune a real model through the service, then compare with random search
 	$(BIN)/python benchmarks/demo.py
@@ -33,8 +34,10 @@ format: $(VENV)/.dev        ## let ruff fix and format what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev         ## the benchmarks that fill the tables in docs/
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: $(BENCH)/.peers      ## compare the core with its peers (ARGS="--set full", "latency", "report"; docs/benchmarks.md)
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
+
+bench-env: $(BENCH)/.peers $(BENCH)-hebo/.peers  ## the peers' environments; HEBO has one of its own
 
 docs: $(VENV)/.dev          ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
@@ -43,7 +46,7 @@ notebooks: $(VENV)/.dev     ## run notebooks/*.py and keep the results beside th
 	$(BIN)/python tests/test_notebooks.py
 
 clean:            ## remove what these commands made
-	rm -rf $(VENV) build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
+	rm -rf $(VENV) $(BENCH) $(BENCH)-hebo build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The service with what the demo needs, or with what the tests need: the first `make demo` installs less.
@@ -56,6 +59,22 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once. This takes a few minutes."
 	@$(INSTALL) -e '.[server,ax,optuna,dev]'
 	@touch $@ $(VENV)/.demo
+
+# What Suffice is compared with, kept out of the project's own environment.
+$(BENCH)/.peers: pyproject.toml constraints.txt benchmarks/requirements-peers.txt
+	@echo "Installing into $(BENCH), once. This takes a few minutes."
+	@$(PYTHON) -m venv $(BENCH)
+	@PYTHONWARNINGS=ignore $(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		-e '.[server,ax,optuna,demo]' -r benchmarks/requirements-peers.txt
+	@touch $@
+
+$(BENCH)-hebo/.peers: benchmarks/requirements-hebo.txt
+	@echo "Installing into $(BENCH)-hebo, once. This takes a few minutes."
+	@$(PYTHON) -m venv $(BENCH)-hebo
+	@PYTHONWARNINGS=ignore $(BENCH)-hebo/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r benchmarks/requirements-hebo.txt
+	@PYTHONWARNINGS=ignore $(BENCH)-hebo/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

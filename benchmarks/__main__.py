@@ -49,7 +49,7 @@ def command(argv: Sequence[str] | None = None) -> int:
         case "report":
             from .report import write
 
-            write(args.out, args.page, args.start)
+            write(args.out, args.page, args.start, args.peers or (), args.problems or ())
         case "latency":
             peers = args.peers or ["suffice", "optuna_gp", "ax"]
             jobs = latencies(peers, args.sizes, args.seeds or range(3))

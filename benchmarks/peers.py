@@ -281,14 +281,14 @@ class Optuna(Peer):
 
     def best(self) -> Params | None:
         try:
-            trial = self.study.best_trial
+            trial = self.study.best_trial if self.study is not None else None
         except ValueError:  # nothing feasible
-            return None
+            trial = None
         if self.sampler == "cma" and self.added:
             params, value = min(self.added, key=lambda pv: pv[1])
-            if value <= trial.value:
+            if trial is None or value <= trial.value:
                 return params
-        return self.problem.active(trial.params)
+        return None if trial is None else self.problem.active(trial.params)
 
 
 def _optuna_value(trial: Any, d: Dim) -> Any:
@@ -317,7 +317,11 @@ class Ax(Peer):
         self.sem = 0.0 if sem and not problem.noise else None
         self.client = api.Client(random_seed=seed)
         hard = [c.text for c in problem.constraints if c not in self.soft]
-        self.client.configure_experiment([_ax_parameter(configs, problem, d) for d in problem.dims], hard)
+        # Its hierarchical spaces are trees: a parameter under two options of a choice would be reached twice.
+        self.flat = any(len(d.only_if[1]) > 1 for d in problem.dims if d.only_if)
+        if self.flat:
+            self.notes.append("condition ignored: the parameter is always there")
+        self.client.configure_experiment([_ax_parameter(configs, problem, d, self.flat) for d in problem.dims], hard)
         limits = [f"{name} <= 0" for name in self.bounded_names]
         self.client.configure_optimization(objective=f"-{VALUE}", outcome_constraints=limits or None)
         if start:
@@ -328,7 +332,7 @@ class Ax(Peer):
             self.client.configure_generation_strategy(initialization_random_seed=seed)
 
     def add(self, params: Params, values: Mapping[str, float]) -> None:
-        self.index = self.client.attach_trial(params)
+        self.index = self.client.attach_trial(self.problem.filled(params) if self.flat else params)
         self.params = params
         self.tell(values)
 
@@ -347,11 +351,11 @@ class Ax(Peer):
         return self.problem.active(params)
 
 
-def _ax_parameter(configs: Any, problem: Problem, d: Dim) -> Any:
+def _ax_parameter(configs: Any, problem: Problem, d: Dim, flat: bool) -> Any:
     if d.kind == "choice":
         dependents: dict[str, list[str]] = {}
         for other in problem.dims:
-            if other.only_if is not None and other.only_if[0] == d.name:
+            if not flat and other.only_if is not None and other.only_if[0] == d.name:
                 for option in other.only_if[1]:
                     dependents.setdefault(option, []).append(other.name)
         return configs.ChoiceParameterConfig(
@@ -593,7 +597,7 @@ class Hebo(Peer):
         return self._params(self.hebo.best_x)
 
     def _params(self, frame: Any) -> Params:
-        row = frame.iloc[0].to_dict()
+        row: dict[str, Any] = frame.iloc[0].to_dict()
         plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
         whole = {d.name: int(plain[d.name]) if d.kind == "int" else plain[d.name] for d in self.problem.dims}
         return self.problem.active(whole)
