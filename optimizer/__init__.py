@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .decision import Advice as Advice
     from .decision import Budget as Budget
+    from .decision import Cost as Cost
     from .decision import Stop as Stop
     from .decision import StopReason as StopReason
     from .errors import Conflict as Conflict
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from .trial import TrialState as TrialState
 
 _HOMES = {
-    "decision": ("Budget", "Stop", "StopReason"),
+    "decision": ("Advice", "Budget", "Cost", "Stop", "StopReason"),
     "errors": ("Conflict", "InvalidInput", "NotFound", "SufficeError"),
     "objective": ("Goal", "Objective", "OutcomeConstraint"),
     "parameters": ("Bool", "Categorical", "Constant", "Float", "Int", "Ordinal"),

@@ -32,7 +32,8 @@ class Situation:
     """What an acquisition is built from. Everything is in the cube and in standardised y, larger being better.
 
     ``base`` are the distinct observed and pending rows, ``attainable`` says which of them count as incumbents (with
-    outcome constraints: the feasible ones), ``pending`` are the rows of running trials.
+    outcome constraints: the feasible ones), ``pending`` are the rows of running trials. ``cost`` is the log of the
+    expected cost where trials have one, ``feasibility`` log P(feasible) where there are constraints.
     """
 
     gp: GaussianProcess
@@ -42,6 +43,8 @@ class Situation:
     noisy: bool
     space: Space
     seed: int
+    cost: Acquisition | None = None
+    feasibility: Acquisition | None = None
 
 
 DRAWS = 64  # quasi-random draws of the noiseless values

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -34,6 +35,57 @@ class Stop:
 
     def to_json(self) -> dict[str, Any]:
         return {"reason": str(self.reason), "message": self.message, "gain": self.gain, "cost": self.cost}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a trial costs, in the objective's unit: ``price``, or ``price`` per unit of the measured ``metric``.
+
+    ``Cost(0.01)``: a trial is worth running while it can be expected to improve the objective by 0.01.
+    ``Cost(1e-5, "seconds")``: a second is worth 1e-5; how many a trial takes is learned from the trials.
+    """
+
+    price: float
+    metric: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.price, bool) or not isinstance(self.price, int | float) or not 0 < self.price < math.inf:
+            raise InvalidInput("cost.price", "a positive number, in the objective's unit", self.price)
+        if self.metric is not None and (not isinstance(self.metric, str) or not self.metric):
+            raise InvalidInput("cost.metric", "a metric's name", self.metric)
+
+    @classmethod
+    def of(cls, cost: Any) -> Cost | None:
+        """From a Cost, a price, ``{"price": ..., "metric": ...}`` or None."""
+        if cost is None or isinstance(cost, Cost):
+            return cost
+        if isinstance(cost, Mapping):
+            unknown = [k for k in cost if k not in ("price", "metric")]
+            if unknown or "price" not in cost:
+                raise InvalidInput("cost", '{"price": ..., "metric": ...}, the metric optional', dict(cost))
+            return cls(cost["price"], cost.get("metric"))
+        return cls(cost)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"price": self.price, **({} if self.metric is None else {"metric": self.metric})}
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What one more trial is worth: the largest expected gain over cost, where, and whether it pays.
+
+    ``gain`` and ``cost`` are in the objective's unit. ``pays`` is None without a cost, and both numbers are None while
+    there is no model.
+    """
+
+    pays: bool | None
+    gain: float | None
+    cost: float | None
+    params: dict[str, Any] | None
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"pays": self.pays, "gain": self.gain, "cost": self.cost, "parameters": self.params, "why": self.why}
 
 
 @dataclass(frozen=True, slots=True)

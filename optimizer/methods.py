@@ -38,6 +38,8 @@ class Method:
     builder: str  # module:function of (Situation, **options) -> Acquisition
     gain: bool
     options: Mapping[str, Option] = field(default_factory=dict)
+    needs_cost: bool = False
+    knows_feasibility: bool = False  # otherwise it is multiplied by the probability of feasibility
 
     def build(self, situation: Situation, options: Mapping[str, float]) -> Acquisition:
         module, function = self.builder.split(":")
@@ -56,6 +58,77 @@ METHODS: dict[str, Method] = {
         "the same above the best of the noiseless values, averaged over what those and the pending ones may be",
         "acquisition:noisy_expected_improvement",
         gain=True,
+    ),
+    "expected_improvement_per_cost": Method(
+        "the (noisy) expected improvement divided by the expected cost",
+        "cost:expected_improvement_per_cost",
+        gain=False,
+        needs_cost=True,
+    ),
+    "gittins": Method(
+        "the value at which improving on it is worth exactly the cost (the Gittins index of Pandora's box)",
+        "cost:gittins",
+        gain=False,
+        needs_cost=True,
+        knows_feasibility=True,
+    ),
+    "probability_of_improvement": Method(
+        "the probability of a rise of more than a margin above the best value, averaged over noise and pending results",
+        "bounds:probability_of_improvement",
+        gain=False,
+        options={"margin": Option(0.01, 0.0, 10.0)},
+    ),
+    "upper_confidence_bound": Method(
+        "the mean plus sqrt(beta) standard deviations; pending trials count as measured there",
+        "bounds:upper_confidence_bound",
+        gain=False,
+        options={"beta": Option(4.0, 0.0, 1e4)},
+    ),
+    "thompson": Method(
+        "a function drawn from the posterior, a new one for every suggestion",
+        "thompson:thompson",
+        gain=False,
+        options={"features": Option(1024, 16, 16384, whole=True)},
+    ),
+    "entropy_search": Method(
+        "the information about the maximum's value (max-value entropy search), in nats",
+        "entropy_search:entropy_search",
+        gain=False,
+        options={"samples": Option(16, 1, 256, whole=True)},
+    ),
+    "joint_entropy_search": Method(
+        "the information about the maximum's place and value together, in nats",
+        "entropy_search:joint_entropy_search",
+        gain=False,
+        options={"samples": Option(16, 1, 256, whole=True)},
+    ),
+    "predictive_entropy_search": Method(
+        "the information about the maximum's place, in nats, by expectation propagation; slow",
+        "entropy_search:predictive_entropy_search",
+        gain=False,
+        options={"samples": Option(16, 1, 256, whole=True)},
+    ),
+    "knowledge_gradient": Method(
+        "the expected rise of the best posterior mean anywhere in the space, after one more trial at x",
+        "knowledge_gradient:knowledge_gradient",
+        gain=True,
+        options={"discretisation": Option(64, 4, 1024, whole=True), "fantasies": Option(16, 1, 256, whole=True)},
+    ),
+    "posterior_mean_improvement": Method(
+        "the expected rise of the best posterior mean over the visited configurations and x",
+        "knowledge_gradient:posterior_mean_improvement",
+        gain=True,
+        options={"fantasies": Option(16, 1, 256, whole=True)},
+    ),
+    "one_shot_knowledge_gradient": Method(
+        "the knowledge gradient, improving x and the points that may be best after it in turn",
+        "knowledge_gradient:one_shot_knowledge_gradient",
+        gain=True,
+        options={
+            "solutions": Option(8, 1, 128, whole=True),
+            "rounds": Option(2, 1, 16, whole=True),
+            "fantasies": Option(16, 1, 256, whole=True),
+        },
     ),
 }
 
@@ -83,6 +156,10 @@ class AcquisitionChoice:
             if key not in known:
                 raise InvalidInput(f"acquisition.{key}", f"an option of {name}: {list(known)}", value)
         return cls(name, {k: known[k].check(v, f"acquisition.{k}") for k, v in options.items()})
+
+    @property
+    def needs_cost(self) -> bool:
+        return self.name != "auto" and METHODS[self.name].needs_cost
 
     def to_json(self) -> str | dict[str, Any]:
         return {"name": self.name, **self.options} if self.options else self.name

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float64
 
+from .decision import Cost
 from .errors import InvalidInput, Problem
 from .trial import Measurement, Result
 
@@ -76,6 +77,7 @@ class Goal:
 
     objectives: tuple[Objective, ...]
     outcome_constraints: tuple[OutcomeConstraint, ...] = ()
+    cost: Cost | None = None
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -86,8 +88,8 @@ class Goal:
                 raise InvalidInput(f"objectives.{i}.metric", "a metric that no other objective uses", metric)
 
     @classmethod
-    def of(cls, objective: Any, outcome_constraints: Sequence[str] = ()) -> Goal:
-        """From "minimize", an Objective, {metric: direction}, or a list of objectives."""
+    def of(cls, objective: Any, outcome_constraints: Sequence[str] = (), cost: Any = None) -> Goal:
+        """From "minimize", an Objective, {metric: direction}, or a list of objectives; cost as in `Cost.of`."""
         if isinstance(outcome_constraints, str):
             raise InvalidInput("outcome_constraints", "a list of bounds", outcome_constraints)
         constraints = tuple(
@@ -106,10 +108,12 @@ class Goal:
                 raise InvalidInput(
                     "objective", '"minimize", "maximize", an Objective, or {metric: direction}', objective
                 )
-        return cls(tuple(objectives), constraints)
+        return cls(tuple(objectives), constraints, Cost.of(cost))
 
     @classmethod
-    def from_json(cls, objectives: Sequence[Mapping[str, Any]], outcome_constraints: Sequence[str] = ()) -> Goal:
+    def from_json(
+        cls, objectives: Sequence[Mapping[str, Any]], outcome_constraints: Sequence[str] = (), cost: Any = None
+    ) -> Goal:
         built: list[Objective] = []
         for i, definition in enumerate(objectives):
             unknown = [k for k in definition if k not in ("metric", "direction")]
@@ -119,7 +123,7 @@ class Goal:
                 built.append(Objective(**definition))
             except InvalidInput as error:
                 raise error.under(f"objectives.{i}") from None
-        return cls.of(built, outcome_constraints)
+        return cls.of(built, outcome_constraints, cost)
 
     @property
     def objective(self) -> Objective:
@@ -128,8 +132,10 @@ class Goal:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric the study knows, objectives first, each once."""
-        return tuple(dict.fromkeys([o.metric for o in self.objectives] + [c.metric for c in self.outcome_constraints]))
+        """Every metric the study knows, objectives first, the cost's last, each once."""
+        cost = [self.cost.metric] if self.cost is not None and self.cost.metric is not None else []
+        names = [o.metric for o in self.objectives] + [c.metric for c in self.outcome_constraints] + cost
+        return tuple(dict.fromkeys(names))
 
     def check(
         self,
@@ -150,6 +156,12 @@ class Goal:
             for i, m in enumerate(measurements)
             if m.metric not in self.metrics
         ]
+        if self.cost is not None and self.cost.metric is not None:
+            problems += [
+                Problem(f"measurements.{i}.value", f"a positive {m.metric}, since it is the cost", m.value)
+                for i, m in enumerate(measurements)
+                if m.metric == self.cost.metric and m.value <= 0
+            ]
         given = {m.metric for m in measurements if m.step is None}
         missing = [o.metric for o in self.objectives if o.metric not in given]
         if complete and missing:

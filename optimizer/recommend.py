@@ -5,33 +5,34 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import NotFound
+from .knowledge import Knowledge
 from .study import Best
-from .suggest import Definition, Knowledge
 from .surrogate import measured
 from .threads import one_blas_thread
 from .trial import Trial
 
 
 @one_blas_thread
-def recommend(definition: Definition, knowledge: Knowledge) -> Best:
+def recommend(knowledge: Knowledge) -> Best:
     """The best completed trial: by posterior mean where measurements are noisy, by observation otherwise.
 
     Trials whose measurements break an outcome constraint come only when no other is left, the least violation first.
     Raises NotFound while no trial is completed.
     """
+    definition = knowledge.definition
     goal = definition.goal
     trials = measured(knowledge.trials, goal.objective.metric)
     if not trials:
         raise NotFound("no trial is completed yet")
     feasible = [t for t in trials if goal.satisfied(t.values) is not False]
     if not feasible:
-        trial = min(trials, key=lambda t: _violation(definition, t))
-        mean, sd = _expected(definition, knowledge, trial)
+        trial = min(trials, key=lambda t: _violation(knowledge, t))
+        mean, sd = _expected(knowledge, trial)
         return Best(trial, mean, sd, "no trial satisfies the outcome constraints; this one violates them least")
     model = knowledge.surrogate.objective if knowledge.surrogate else None
     if model is None or not model.noisy:
         trial = max(feasible, key=lambda t: goal.objective.sign * t.values[goal.objective.metric])
-        mean, sd = _expected(definition, knowledge, trial)
+        mean, sd = _expected(knowledge, trial)
         return Best(trial, mean, sd, "best observed value" + ("" if model else " (there is no model yet)"))
     means, sds = model.predict(definition.space.encode([t.params for t in feasible]))
     i = int(np.argmax(goal.objective.sign * means))
@@ -43,14 +44,14 @@ def recommend(definition: Definition, knowledge: Knowledge) -> Best:
     )
 
 
-def _expected(definition: Definition, knowledge: Knowledge, trial: Trial) -> tuple[float | None, float | None]:
+def _expected(knowledge: Knowledge, trial: Trial) -> tuple[float | None, float | None]:
     if knowledge.surrogate is None:
         return None, None
-    mean, sd = knowledge.surrogate.objective.predict(definition.space.encode([trial.params]))
+    mean, sd = knowledge.surrogate.objective.predict(knowledge.definition.space.encode([trial.params]))
     return float(mean[0]), float(sd[0])
 
 
-def _violation(definition: Definition, trial: Trial) -> float:
+def _violation(knowledge: Knowledge, trial: Trial) -> float:
     values = trial.values
-    slacks = [c.slack(values[c.metric]) for c in definition.goal.outcome_constraints if c.metric in values]
+    slacks = [c.slack(values[c.metric]) for c in knowledge.definition.goal.outcome_constraints if c.metric in values]
     return -min(slacks)

@@ -7,7 +7,6 @@ optimum); the best are polished by L-BFGS-B over their continuous columns and by
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -241,18 +240,3 @@ def _last_feasible(space: Space, start: Row, end: Row) -> Row:
         else:
             outside = middle
     return x
-
-
-def first_new(space: Space, points: Callable[[int], Cube], excluded: Exclusion) -> np.ndarray | None:
-    """The first feasible, not excluded row of a sequence given block by block; None when a finite space holds none."""
-    if space.cardinality <= ENUMERATE_UP_TO:
-        X = grid(space)
-        if not excluded.allows(X).any():
-            return None
-    for block in range(16):
-        X = points(block)
-        X = X[space.feasible(X)]
-        X = X[excluded.allows(X)]
-        if len(X):
-            return np.asarray(X[0])
-    return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from jaxtyping import Float64
 
-from .decision import Budget, Stop, used
+from .decision import Advice, Budget, Cost, Stop, used
 from .errors import Conflict, InvalidInput, NotFound
 from .methods import AcquisitionChoice
 from .objective import Goal, Objective
@@ -18,7 +18,7 @@ from .space import Params, Space
 from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
 
 if TYPE_CHECKING:
-    from .suggest import Definition, Knowledge
+    from .knowledge import Definition, Knowledge
 
 _KEYS = (
     "parameters",
@@ -27,6 +27,7 @@ _KEYS = (
     "outcome_constraints",
     "acquisition",
     "noise",
+    "cost",
     "budget",
     "seed",
 )
@@ -58,7 +59,9 @@ class Study:
     """A search for the best configuration of a space, one trial after another or many at once.
 
     ``objective`` is "minimize", "maximize", ``{metric: direction}`` or an `Objective`. ``noise`` is "auto" (inferred),
-    "none" (measurements are exact) or a known standard deviation. The same seed and the same tells give the same asks.
+    "none" (measurements are exact) or a known standard deviation. ``cost`` is what a trial costs in the objective's
+    unit (a number, or a `Cost` per unit of a metric): the study then stops when no trial is expected to gain its cost.
+    The same seed and the same tells give the same asks.
 
     Raises InvalidInput naming the wrong field.
     """
@@ -72,18 +75,21 @@ class Study:
         budget: Budget | None = None,
         acquisition: str | Mapping[str, Any] = "auto",
         noise: str | float = "auto",
+        cost: Cost | float | Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
         if not isinstance(space, Space):
             raise InvalidInput("space", "a Space", space)
         self.space = space
-        self.goal = Goal.of(objective, outcome_constraints)
+        self.goal = Goal.of(objective, outcome_constraints, cost)
         if len(self.goal.objectives) > 1:
             raise InvalidInput("objectives", "one objective (several are not supported yet)", len(self.goal.objectives))
         if budget is not None and not isinstance(budget, Budget):
             raise InvalidInput("budget", "a Budget", budget)
         self.budget = budget or Budget()
         self.acquisition = AcquisitionChoice.of(acquisition)
+        if self.acquisition.needs_cost and self.goal.cost is None:
+            raise InvalidInput("cost", f"a cost, because {self.acquisition.name} weighs gain against it", None)
         self.noise = _check_noise(noise)
         self.seed = _check_seed(seed)
         if space.constraints:
@@ -196,7 +202,7 @@ class Study:
         """
         from .recommend import recommend
 
-        return recommend(self._definition, self._learned())
+        return recommend(self._learned())
 
     @overload
     def predict(self, params: Mapping[str, Any]) -> Prediction: ...
@@ -212,6 +218,13 @@ class Study:
         mean, sd = surrogate.objective.predict(self.space.encode(checked))
         return Prediction(mean, sd)
 
+    @property
+    def advice(self) -> Advice:
+        """What one more trial is worth beside those that run, in the objective's unit, and whether it pays."""
+        from .suggest import advise
+
+        return advise(self._learned(), self._next_number)
+
     # --- for whoever keeps the trials elsewhere -----------------------------------------------------------------------
 
     def suggest(self, count: int = 1, *, first_number: int | None = None) -> list[Suggestion] | Stop:
@@ -223,7 +236,7 @@ class Study:
         from .suggest import suggest
 
         number = self._next_number if first_number is None else first_number
-        return suggest(self._definition, self._learned(), _check_count(count), number)
+        return suggest(self._learned(), _check_count(count), number)
 
     def load(self, trials: Iterable[Trial]) -> None:
         """Insert trials, or replace those of the same number."""
@@ -238,6 +251,7 @@ class Study:
             "outcome_constraints": [str(c) for c in self.goal.outcome_constraints],
             "acquisition": self.acquisition.to_json(),
             "noise": self.noise,
+            "cost": None if self.goal.cost is None else self.goal.cost.to_json(),
             "budget": {"trials": self.budget.trials},
             "seed": self.seed,
         }
@@ -256,6 +270,7 @@ class Study:
             budget=Budget(**(definition.get("budget") or {})),
             acquisition=definition.get("acquisition", "auto"),
             noise=definition.get("noise", "auto"),
+            cost=definition.get("cost"),
             seed=definition.get("seed"),
         )
 
@@ -263,12 +278,12 @@ class Study:
 
     @property
     def _definition(self) -> Definition:
-        from .suggest import Definition
+        from .knowledge import Definition
 
         return Definition(self.space, self.goal, self.acquisition, self.noise, self.seed)  # type: ignore[arg-type]
 
     def _learned(self) -> Knowledge:
-        from .suggest import learn
+        from .knowledge import learn
 
         self._knowledge = learn(self._definition, self.trials, self._knowledge)
         return self._knowledge

@@ -9,6 +9,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from .cost import LogCost
+from .decision import Cost
 from .fitting import EVIDENCE, SUBSET, Fit, Prior, condition_safely, fit, refine
 from .models import NOISE_FLOOR, Data, FitError, GaussianProcess, Hyperparameters
 from .objective import Goal, Scale
@@ -38,13 +40,15 @@ class Surrogate:
     """What the finished trials say about every configuration.
 
     ``feasibility`` models bound metrics and, where trials were INFEASIBLE, whether a configuration works at all: pairs
-    of a model and the standardised value above which it counts as feasible.
+    of a model and the standardised value above which it counts as feasible. ``cost`` is the log of the expected cost in
+    the objective's standardised unit, where trials have a cost.
     """
 
     objective: MetricModel
     feasibility: tuple[tuple[GaussianProcess, float], ...]
     observations: int
     fallbacks: tuple[str, ...]
+    cost: LogCost | None = None
 
     def feasible(self, X: Float64[np.ndarray, "n d"]) -> Bool[np.ndarray, " n"]:
         """Where every constraint more likely holds than not."""
@@ -62,12 +66,15 @@ def measured(trials: Sequence[Trial], metric: str) -> list[Trial]:
 def fit_surrogate(space: Space, goal: Goal, noise: Noise, trials: Sequence[Trial], prior: Prior) -> Surrogate:
     """Models of everything the trials measured. Raises FitError when the objective cannot be modelled."""
     first = goal.objective
-    objective, fallbacks = _fit_metric(space, trials, first.metric, first.sign, noise, prior, warp=True)
+    rows = _rows(space, trials, first.metric, noise)
+    # gain meets cost in the objective's unit, so that scale has to stay linear
+    objective, fallbacks = _fit_metric(rows, first.sign, prior, warp=goal.cost is None)
     feasibility: list[tuple[GaussianProcess, float]] = []
     for constraint in goal.outcome_constraints:
         if measured(trials, constraint.metric):
             sign = -1.0 if constraint.upper else 1.0
-            model, steps = _fit_metric(space, trials, constraint.metric, sign, "auto", prior, warp=False)
+            rows = _rows(space, trials, constraint.metric, "auto")
+            model, steps = _fit_metric(rows, sign, prior, warp=False)
             bound = float(model.scale.forward(np.array([constraint.bound]))[0])
             feasibility.append((model.gp, bound))
             fallbacks += tuple(f"{constraint.metric}: {s}" for s in steps)
@@ -80,7 +87,18 @@ def fit_surrogate(space: Space, goal: Goal, noise: Noise, trials: Sequence[Trial
         gp, steps = condition_safely(data, prior, None if found is None else found.hyperparameters)
         feasibility.append((gp, 0.0))
         fallbacks += tuple(f"feasibility: {s}" for s in steps)
-    return Surrogate(objective, tuple(feasibility), len(measured(trials, goal.objective.metric)), fallbacks)
+    cost = None if goal.cost is None else _cost(space, goal.cost, trials, objective.scale.spread, prior)
+    return Surrogate(objective, tuple(feasibility), len(measured(trials, first.metric)), fallbacks, cost)
+
+
+def _cost(space: Space, cost: Cost, trials: Sequence[Trial], spread: float, prior: Prior) -> LogCost:
+    """The cost's model, in units of ``spread``; the bare price per trial until its metric was measured."""
+    if cost.metric is None or not measured(trials, cost.metric):
+        return LogCost(cost.price / spread)
+    rows = _rows(space, trials, cost.metric, "auto")
+    logs = _Rows(rows.X, np.log(rows.values), rows.noise / rows.values, rows.groups)
+    model, _ = _fit_metric(logs, 1.0, prior, warp=False)
+    return LogCost(cost.price / spread, model.gp, model.scale.centre, model.scale.spread)
 
 
 def _outcomes(trials: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
@@ -111,10 +129,7 @@ class _Rows:
         return _Rows(self.X[keep], self.values[keep], self.noise[keep], self.groups)
 
 
-def _fit_metric(
-    space: Space, trials: Sequence[Trial], metric: str, sign: float, noise: Noise, prior: Prior, *, warp: bool
-) -> tuple[MetricModel, tuple[str, ...]]:
-    rows = _rows(space, trials, metric, noise)
+def _fit_metric(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tuple[MetricModel, tuple[str, ...]]:
     scale, found = _choose_scale(rows, sign, prior, warp=warp)
     data = rows.on(scale)
     hyperparameters = None if found is None else found.hyperparameters

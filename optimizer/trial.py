@@ -76,7 +76,7 @@ class Source:
     ``method`` is ``quasi-random``, ``queued``, ``added`` or the name of an acquisition; ``why`` says in words why that
     one; ``observations`` and ``pending`` count the trials it was conditioned on; ``fallbacks`` names the steps taken
     where numerics failed; ``mean``, ``sd`` (of the first objective) and ``gain`` are what the model expected, in the
-    objective's own unit.
+    objective's own unit; ``cost`` is what the trial was expected to cost, in the same unit, where trials have a cost.
     """
 
     method: str
@@ -87,6 +87,7 @@ class Source:
     mean: float | None = None
     sd: float | None = None
     gain: float | None = None
+    cost: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if v is not None}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import suffice.optimizer.suggest as suggest_module
+import suffice.optimizer.knowledge as knowledge_module
 from suffice.optimizer import (
     Bool,
     Budget,
@@ -290,7 +290,7 @@ def test_a_fit_that_fails_everywhere_gives_a_named_quasi_random_trial(monkeypatc
     def broken(*_: object, **__: object) -> None:
         raise FitError
 
-    monkeypatch.setattr(suggest_module, "fit_surrogate", broken)
+    monkeypatch.setattr(knowledge_module, "fit_surrogate", broken)
     study.load([Trial(99, {"x": 0.0, "y": 0.0}, TrialState.COMPLETED, (Measurement("objective", 3.0),))])
     trial = study.ask()
     assert isinstance(trial, Trial)

@@ -1,0 +1,87 @@
+"""What a study is and what its trials say: the pure input of every decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .fitting import Prior
+from .methods import AcquisitionChoice
+from .models import FitError
+from .objective import Goal
+from .search import Exclusion
+from .space import Params, Space
+from .surrogate import Noise, Surrogate, fit_surrogate, measured
+from .threads import one_blas_thread
+from .trial import Trial, TrialState
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a study is: everything that does not change while it runs."""
+
+    space: Space
+    goal: Goal
+    acquisition: AcquisitionChoice
+    noise: Noise
+    seed: int
+
+    @property
+    def design_size(self) -> int:
+        """How many quasi-random trials come before the first model."""
+        searched = sum(p.cardinality > 1 for p in self.space.parameters.values())
+        return min(4 + searched // 2, 16)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """The trials and the models of what they say (None: too few results, or ``failure`` tells what went wrong)."""
+
+    definition: Definition
+    trials: tuple[Trial, ...]
+    surrogate: Surrogate | None
+    failure: tuple[str, ...] = ()
+
+    @property
+    def pending(self) -> list[Params]:
+        return [t.params for t in self.trials if t.state.open]
+
+    @property
+    def results(self) -> int:
+        """How many trials have a value of the objective."""
+        return len(measured(self.trials, self.definition.goal.objective.metric))
+
+    @property
+    def needed(self) -> int:
+        """Results needed for a model: the whole design, or half of it when the other half is still running."""
+        size = self.definition.design_size
+        issued = sum(t.state.open or t.state.informative for t in self.trials)
+        return max(2, size // 2) if issued >= size else size
+
+    def excluded(self, taken: Sequence[Params]) -> Exclusion:
+        """What must not be suggested again: all that was tried or is pending; with noise only failures."""
+        noisy = self.surrogate is not None and self.surrogate.objective.noisy
+        repeatable = {TrialState.COMPLETED} if noisy else set[TrialState]()
+        used = [t.params for t in self.trials if t.state.informative and t.state not in repeatable]
+        return Exclusion(self.definition.space.encode([*used, *([] if noisy else taken)]))
+
+
+@one_blas_thread
+def learn(definition: Definition, trials: Sequence[Trial], earlier: Knowledge | None = None) -> Knowledge:
+    """The models of what the trials say, once enough have a result; ``earlier`` ones where nothing new was told."""
+    bare = Knowledge(definition, tuple(trials), None)
+    if earlier is not None and earlier.surrogate is not None and _told(trials) == _told(earlier.trials):
+        return Knowledge(definition, bare.trials, earlier.surrogate)
+    if bare.results < bare.needed:
+        return bare
+    try:
+        surrogate = fit_surrogate(definition.space, definition.goal, definition.noise, trials, Prior())
+    except FitError:
+        return Knowledge(
+            definition, bare.trials, None, ("wider noise", "hyperparameters from the priors", "quasi-random")
+        )
+    return Knowledge(definition, bare.trials, surrogate)
+
+
+def _told(trials: Sequence[Trial]) -> list[Trial]:
+    return [t for t in trials if t.state.informative]
