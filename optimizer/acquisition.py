@@ -210,9 +210,9 @@ def posterior_with_gradient(gp: GaussianProcess, X: Batch) -> tuple[Values, Valu
 def _root(covariance: np.ndarray, signal: float) -> np.ndarray:
     """A lower Cholesky factor, with the smallest jitter that gives one."""
     eye = np.eye(len(covariance))
-    for jitter in JITTERS[1:]:
+    for jitter in (1e-11, *JITTERS[1:]):
         try:
-            return np.linalg.cholesky(covariance + max(jitter, 1e-8) * signal * eye)
+            return np.linalg.cholesky(covariance + jitter * signal * eye)
         except np.linalg.LinAlgError:
             continue
     raise FitError
