@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -181,7 +181,7 @@ class Random(Sobol):
         self.points = (params for params in draws if problem.allowed(params))
 
 
-def sequence(problem: Problem, seed: int) -> Any:
+def sequence(problem: Problem, seed: int) -> Iterator[Params]:
     """The allowed configurations of a scrambled Sobol sequence: the shared start is its first few."""
     from scipy.stats import qmc
 
