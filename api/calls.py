@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 import pydantic
@@ -144,6 +145,13 @@ def _about_the_lease(problem: ProblemOut) -> bool:
 
 def _where(request: httpx.Request) -> str:
     return f"{request.method} {request.url.copy_with(query=None)}"
+
+
+def study_path(name: str) -> str:
+    """Where a study lives; refuses names that would lead elsewhere."""
+    if not name or name in (".", ".."):
+        raise InvalidRequest.of(FieldProblem(field="name", expected="a study's name", got=name))
+    return f"/v1/studies/{quote(name, safe='')}"
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------

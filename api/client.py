@@ -6,7 +6,8 @@
             trial.tell(run(**trial.params))
         print(study.best().trial.params)
 
-What can be done is in handles.py, once for both; here is only what blocking and asyncio code write differently.
+What can be done is in client_service.py, client_study.py and client_trial.py, once for both; here is only what blocking
+and asyncio code write differently.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, ClassVar, Self, overload
 
 import httpx
 
-from . import tuning
+from . import holding, tuning
 from .calls import Result as Result
 from .children import Remote as Remote
 from .children import WorkerDied as WorkerDied
@@ -37,8 +38,10 @@ from .client_errors import TrialOutcome as TrialOutcome
 from .client_errors import Unauthorized as Unauthorized
 from .client_errors import Unavailable as Unavailable
 from .client_errors import UnexpectedAnswer as UnexpectedAnswer
+from .client_service import ClientCalls
+from .client_study import StudyCalls
+from .client_trial import TrialCalls
 from .flows import AsyncLink, Awaiting, Blocking, SyncLink
-from .handles import ClientCalls, StudyCalls, TrialCalls
 from .progress import Progress as Progress
 from .progress import Show as Show
 from .tuning import Executor as Executor
@@ -133,7 +136,7 @@ class Study(StudyCalls[Trial], Blocking):
 
         An exception puts it back into the queue with its text as the reason; `Infeasible` and `Pruned` end here.
         """
-        return tuning.hold(self, trial)
+        return holding.hold(self, trial)
 
     def optimize(
         self,
@@ -232,7 +235,7 @@ class AsyncStudy(StudyCalls[AsyncTrial], Awaiting):
 
     def hold(self, trial: AsyncTrial) -> AbstractAsyncContextManager[AsyncTrial]:
         """As `Study.hold`."""
-        return tuning.hold_async(self, trial)
+        return holding.hold_async(self, trial)
 
     async def optimize(
         self,

@@ -9,20 +9,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .children import Child, Raised
-from .client_errors import Conflict, Infeasible, InvalidRequest, NotFound, Pruned, SufficeClientError
-from .flows import AsyncLink, Flow, Link, Pause, SyncLink
-from .handles import StudyCalls, TrialCalls
+from .client_errors import Conflict, Infeasible, InvalidRequest, Pruned
+from .client_study import StudyCalls
+from .flows import AsyncLink, Flow, SyncLink
+from .holding import keeping, keeping_async, lease_third, release, settle
 from .progress import Progress, Show, display
 from .wire import StopOut
 
-BEATS_PER_LEASE = 3  # a lost heartbeat or two must not lose the trial
-QUICK = 1  # retries of what is sent on the way out, for example after Ctrl-C
+INTERRUPTED = "released: the run was interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,50 +151,6 @@ def _caught(run: Run, outcome: Any) -> bool:
     return isinstance(outcome, Raised) and isinstance(outcome.error, run.catch)
 
 
-def settle(trial: TrialCalls, outcome: Any, retry: bool = True) -> Flow[None]:
-    """Tell a result, or what was raised instead of it; nothing where the trial was settled already."""
-    if trial.settled:
-        return
-    match outcome:
-        case Raised(Infeasible() as signal):
-            yield from TrialCalls.infeasible.flow(trial, signal.reason)
-        case Raised(Pruned() as signal):
-            yield from TrialCalls.prune.flow(trial, signal.reason)
-        case Raised(error):
-            yield from TrialCalls.fail.flow(trial, f"{type(error).__name__}: {error}", retry)
-        case _:
-            yield from TrialCalls.tell.flow(trial, outcome)
-
-
-def keep(held: dict[int, Any], every: float) -> Flow[None]:
-    """Renew the leases of what is held, for ever. A heartbeat that does not get through is tried again next time."""
-    while True:
-        yield Pause(every)
-        for trial in list(held.values()):
-            try:
-                yield from TrialCalls.heartbeat.flow(trial)
-            except (Conflict, NotFound):
-                held.pop(trial.number, None)
-            except SufficeClientError:
-                continue
-
-
-def release(link: Link, held: dict[int, Any], reason: str) -> Flow[None]:
-    """Put what is held back into the queue, without insisting: where that fails, the leases run out by themselves."""
-    quick = replace(link, retries=min(link.retries, QUICK))
-    for trial in list(held.values()):
-        held.pop(trial.number, None)
-        if not trial.settled:
-            trial._link = quick
-            with suppress(SufficeClientError):
-                yield from TrialCalls.fail.flow(trial, reason, True)
-
-
-def lease_third(study: StudyCalls[Any]) -> float:
-    """Seconds between heartbeats."""
-    return study.info.lease_seconds / BEATS_PER_LEASE
-
-
 def wants_trial(fn: Callable[..., Any]) -> bool:
     """Whether a tuned function wants the trial, not its configuration: its first parameter is called ``trial``."""
     try:
@@ -205,56 +161,6 @@ def wants_trial(fn: Callable[..., Any]) -> bool:
 
 
 # --- blocking ---------------------------------------------------------------------------------------------------------
-
-
-class _Over(Exception):
-    pass
-
-
-@contextmanager
-def keeping(link: SyncLink, held: dict[int, Any], every: float) -> Generator[None, None, None]:
-    """Heartbeats from a thread of their own."""
-    over = threading.Event()
-
-    def perform(effect: Any) -> Any:
-        if not isinstance(effect, Pause):
-            return link.perform(effect)
-        if over.wait(effect.seconds):
-            raise _Over
-
-    def beat() -> None:
-        with suppress(_Over):
-            link.run(keep(held, every), perform)
-
-    thread = threading.Thread(target=beat, name="suffice heartbeats", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextmanager
-def hold(study: Any, trial: Any) -> Generator[Any, None, None]:
-    """Keep one trial's lease while the block runs; see `Study.hold`."""
-    link: SyncLink = study._link
-    held = {trial.number: trial}
-    try:
-        with keeping(link, held, lease_third(study)):
-            yield trial
-    except (Infeasible, Pruned) as signal:
-        link.run(settle(trial, Raised(signal)))
-    except Exception as error:
-        with suppress(SufficeClientError):
-            link.run(settle(trial, Raised(error)))
-        raise
-    except BaseException:  # Ctrl-C, or a loop that was left
-        link.run(release(link, {trial.number: trial}, "released: the worker left"))
-        raise
-    else:
-        if not trial.settled and not trial.lost:
-            link.run(TrialCalls.fail.flow(trial, "the worker ended without telling a result", False))
 
 
 Executor = Literal["thread", "process"]
@@ -285,9 +191,9 @@ def optimize(
             _drive(run, link, evaluators)
         except BaseException:
             run.over = run.abandoned = True
-            link.run(release(link, run.held, "released: the run was interrupted"))
+            link.run(release(link, run.held, INTERRUPTED))
             raise
-        link.run(release(link, run.held, "released: the run was interrupted"))
+        link.run(release(link, run.held, INTERRUPTED))
     if run.error is not None:
         raise run.error
     return run.summary
@@ -325,39 +231,6 @@ def _drive(run: Run, link: SyncLink, evaluators: list[Callable[[Any], Any]]) -> 
 # --- asyncio ----------------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def keeping_async(link: AsyncLink, held: dict[int, Any], every: float) -> AsyncGenerator[None, None]:
-    """Heartbeats from a task of their own."""
-    task = asyncio.create_task(link.run(keep(held, every)))
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
-async def hold_async(study: Any, trial: Any) -> AsyncGenerator[Any, None]:
-    """Keep one trial's lease while the block runs; see `AsyncStudy.hold`."""
-    link: AsyncLink = study._link
-    try:
-        async with keeping_async(link, {trial.number: trial}, lease_third(study)):
-            yield trial
-    except (Infeasible, Pruned) as signal:
-        await link.run(settle(trial, Raised(signal)))
-    except Exception as error:
-        with suppress(SufficeClientError):
-            await link.run(settle(trial, Raised(error)))
-        raise
-    except BaseException:  # cancelled, or a loop that was left
-        await link.run(release(link, {trial.number: trial}, "released: the worker left"))
-        raise
-    else:
-        if not trial.settled and not trial.lost:
-            await link.run(TrialCalls.fail.flow(trial, "the worker ended without telling a result", False))
-
-
 async def optimize_async(
     study: Any,
     fn: Callable[[Any], Awaitable[Any]],
@@ -393,7 +266,7 @@ async def optimize_async(
                     for _ in range(workers):
                         group.create_task(one())
             finally:
-                await link.run(release(link, run.held, "released: the run was interrupted"))
+                await link.run(release(link, run.held, INTERRUPTED))
     if run.error is not None:
         raise run.error
     return run.summary

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from serving import PATIENCE, Clock, Server
 
-from suffice.api import calls, handles
+from suffice.api import calls, client_study
 from suffice.api.app import create_app
 from suffice.api.client import (
     AsyncClient,
@@ -239,7 +239,7 @@ def test_several_trials_are_asked_for_at_once(study: Study):
 def test_history_comes_in_pages(study: Study, server: Server, monkeypatch: pytest.MonkeyPatch):
     added = study.add_many([({"x": x}, x**2) for x in range(4)] + [TrialAdd(parameters={"x": 9}, state="WAITING")])
     assert [t.number for t in added] == [0, 1, 2, 3, 4]
-    monkeypatch.setattr(handles, "PAGE", 2)
+    monkeypatch.setattr(client_study, "PAGE", 2)
     before = server.watched.count("/trials")
     assert [t.value for t in study.history()] == [0, 1, 4, 9, None]
     assert server.watched.count("/trials") - before == 3

@@ -1,4 +1,4 @@
-"""What can be done with a trial, a study and a service: each operation once, for blocking and asyncio clients alike."""
+"""What can be done with a study, for blocking and asyncio clients alike."""
 
 from __future__ import annotations
 
@@ -8,37 +8,25 @@ import platform
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
-from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel
 
-from .calls import Result, backoff, body, build, call, define, differences, failure, measurements, retry_after, send
-from .client_errors import Conflict, InvalidRequest, LeaseLost, SufficeClientError
+from .calls import BUSY, Result, backoff, body, build, call, failure, measurements, retry_after, send, study_path
+from .client_errors import SufficeClientError
+from .client_trial import TrialCalls
 from .flows import Emit, Flow, Line, Link, Open, Pause, Request, Stream, operation, stream
 from .wire import (
     Ask,
     AskOut,
     BestOut,
     BudgetSpec,
-    Cancel,
     Event,
-    Fail,
-    FieldProblem,
-    Heartbeat,
-    MeasurementSpec,
-    ObjectiveSpec,
-    ParameterSpec,
     Predict,
     PredictOut,
-    Report,
-    SourceOut,
     StopOut,
     StudyExport,
     StudyOut,
-    StudyPage,
     StudyPatch,
-    Tell,
     TrialAdd,
     TrialOut,
     TrialPage,
@@ -47,157 +35,6 @@ from .wire import (
 )
 
 PAGE = 500  # trials fetched at once
-
-Parameters = Mapping[str, Mapping[str, Any]] | Sequence[ParameterSpec | Mapping[str, Any]] | Any
-"""A `suffice.optimizer.Space`, {name: {"type": ..., ...}}, or a list of definitions as the REST API writes them."""
-
-Objectives = str | Mapping[str, str] | Sequence[ObjectiveSpec | Mapping[str, Any]]
-""""minimize", "maximize", {metric: direction}, or a list as the REST API writes it."""
-
-
-class TrialCalls:
-    """A trial, as this client last saw it."""
-
-    _link: Any
-
-    def __init__(self, link: Link, study: StudyOut, data: TrialOut) -> None:
-        self._link = link
-        self._study = study
-        self._data = data
-        self._token = data.lease.token if data.lease else None
-        self._settled = not self._open
-        self._lost = False
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.number} of {self._study.name}: {self.state}, {self.params}>"
-
-    @property
-    def number(self) -> int:
-        return self._data.number
-
-    @property
-    def state(self) -> str:
-        return self._data.state
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The configuration: the active parameters and their values."""
-        return dict(self._data.parameters)
-
-    @property
-    def measurements(self) -> list[MeasurementSpec]:
-        return self._data.measurements
-
-    @property
-    def values(self) -> dict[str, float]:
-        """The result per metric; replicates are averaged, intermediate values left out."""
-        return self._data.values
-
-    @property
-    def value(self) -> float | None:
-        """The result in the study's first objective; None while there is none."""
-        return self.values.get(self._study.objectives[0].metric)
-
-    @property
-    def source(self) -> SourceOut:
-        """Where the configuration came from, and which data it stands on."""
-        return self._data.source
-
-    @property
-    def reason(self) -> str | None:
-        return self._data.reason
-
-    @property
-    def data(self) -> TrialOut:
-        """Everything the service said."""
-        return self._data
-
-    @property
-    def lost(self) -> bool:
-        """Whether a heartbeat found that the trial was handed to someone else; a result would be refused."""
-        return self._lost and not self._settled
-
-    @property
-    def settled(self) -> bool:
-        """Whether it ended, or was given back, as far as this client knows."""
-        return self._settled
-
-    @property
-    def _open(self) -> bool:
-        return self._data.state in ("WAITING", "RUNNING")
-
-    @operation
-    def tell(self, result: Result, stderr: float | None = None) -> Flow[None]:
-        """Record the result: a number, {metric: value}, or measurements. Telling the same again changes nothing.
-
-        ``stderr`` is the standard error of the value, where it is known. Raises Conflict when another result is
-        recorded, and LeaseLost when the trial went to another worker.
-        """
-        specs = measurements(result, self._metric, stderr)
-        yield from self._settle("tell", self._with_token(Tell, measurements=specs))
-
-    @operation
-    def infeasible(self, reason: str = "") -> Flow[None]:
-        """This configuration cannot be run: the model learns to keep away from it."""
-        yield from self._settle("tell", self._with_token(Tell, state="INFEASIBLE", reason=reason[:2000]))
-
-    @operation
-    def prune(self, reason: str = "") -> Flow[None]:
-        """It was stopped early on purpose; what was reported so far is kept."""
-        yield from self._settle("tell", self._with_token(Tell, state="PRUNED", reason=reason[:2000]))
-
-    @operation
-    def report(self, result: Result, step: int) -> Flow[None]:
-        """Record an intermediate result; renews the lease."""
-        specs = measurements(result, self._metric, step=step)
-        self._data = yield from self._post("report", self._with_token(Report, measurements=specs))
-
-    @operation
-    def heartbeat(self) -> Flow[None]:
-        """Renew the lease. `Study.trials`, `Study.hold` and `Study.optimize` do it by themselves."""
-        yield from self._post("heartbeat", self._with_token(Heartbeat))  # may be answered after a tell was: not kept
-
-    @operation
-    def fail(self, reason: str = "", retry: bool = True) -> Flow[None]:
-        """The worker could not run it, which says nothing about the configuration.
-
-        With ``retry`` it goes back to the queue, while retries are left.
-        """
-        yield from self._settle("fail", self._with_token(Fail, reason=reason[:2000], retry=retry), once=True)
-
-    @operation
-    def cancel(self, reason: str = "") -> Flow[None]:
-        """Give it up for good, whoever holds it."""
-        yield from self._settle("cancel", build(Cancel, reason=reason[:2000]), once=True)
-
-    @property
-    def _metric(self) -> str:
-        return self._study.objectives[0].metric
-
-    @property
-    def _path(self) -> str:
-        return f"{study_path(self._study.name)}/trials/{self.number}"
-
-    def _with_token(self, model: type[BaseModel], **fields: Any) -> BaseModel:
-        return build(model, **fields, **({"lease_token": self._token} if self._token else {}))
-
-    def _settle(self, verb: str, message: BaseModel, once: bool = False) -> Flow[None]:
-        """Send what ends the trial. ``once``: repeating it is a conflict, which then says that it had been done."""
-        try:
-            self._data = yield from self._post(verb, message)
-        except Conflict as error:
-            if not (once and error.repeated):
-                raise
-            self._data = yield from call(self._link, Request("GET", self._path), TrialOut)
-        self._settled = True
-
-    def _post(self, verb: str, message: BaseModel) -> Flow[TrialOut]:
-        try:
-            return (yield from call(self._link, Request("POST", f"{self._path}/{verb}", body(message)), TrialOut))
-        except LeaseLost:
-            self._lost = True
-            raise
-
 
 TrialT = TypeVar("TrialT", bound=TrialCalls)
 
@@ -355,7 +192,7 @@ class StudyCalls(Generic[TrialT]):
                         yield Emit(event)
                     else:
                         fields = {}
-            elif isinstance(response, httpx.Response) and response.status_code not in (429, 502, 503, 504):
+            elif isinstance(response, httpx.Response) and response.status_code not in BUSY:
                 raise failure(request, response)
             lost += 1
             if lost > self._link.retries:
@@ -424,103 +261,6 @@ class StudyCalls(Generic[TrialT]):
         return (yield from StudyCalls.trial.flow(self, trial))
 
 
-StudyT = TypeVar("StudyT", bound=StudyCalls[Any])
-
-
-class ClientCalls(Generic[StudyT]):
-    """A service."""
-
-    _link: Any
-    _study: ClassVar[Any]
-
-    @operation
-    def create_study(
-        self,
-        name: str,
-        parameters: Parameters,
-        objective: Objectives = "minimize",
-        *,
-        parameter_constraints: Sequence[str] = (),
-        outcome_constraints: Sequence[str] = (),
-        budget: int | None = None,
-        acquisition: str | None = None,
-        noise: float | str | None = None,
-        seed: int | None = None,
-        lease_seconds: float | None = None,
-        max_retries: int | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        exist_ok: bool = False,
-    ) -> Flow[StudyT]:
-        """Create a study. What is left out is the service's to choose.
-
-        ``exist_ok``: when a study of that name exists already, take it, provided that its definition is the same;
-        Conflict says where it is not. ``budget`` is how many trials are handed out at most.
-        """
-        message = define(
-            name,
-            parameters,
-            objective,
-            parameter_constraints=list(parameter_constraints),
-            outcome_constraints=list(outcome_constraints),
-            budget=budget,
-            acquisition=acquisition,
-            noise=noise,
-            seed=seed,
-            lease_seconds=lease_seconds,
-            max_retries=max_retries,
-            metadata=metadata,
-        )
-        return (yield from self._create(message, exist_ok))
-
-    def _create(self, message: Any, exist_ok: bool) -> Flow[StudyT]:
-        try:
-            info = yield from call(self._link, Request("POST", "/v1/studies", body(message)), StudyOut)
-        except Conflict as error:
-            if not (exist_ok or error.repeated):
-                raise
-            info = yield from call(self._link, Request("GET", study_path(message.name)), StudyOut)
-            if problems := differences(message, info):
-                where = "; ".join(f"{p.field}: {p.expected}, asked for {p.got!r}" for p in problems)
-                raise Conflict(f"a study {message.name!r} of another definition exists: {where}") from None
-        return self._handle(info)
-
-    @operation
-    def study(self, name: str) -> Flow[StudyT]:
-        """A study by its name; NotFound when there is none."""
-        return self._handle((yield from call(self._link, Request("GET", study_path(name)), StudyOut)))
-
-    @operation
-    def studies(self) -> Flow[list[StudyT]]:
-        """All studies."""
-        found: list[StudyT] = []
-        cursor: str | None = None
-        while True:
-            page = yield from call(self._link, Request("GET", "/v1/studies", params={"cursor": cursor}), StudyPage)
-            found += map(self._handle, page.studies)
-            cursor = page.next_cursor
-            if cursor is None:
-                return found
-
-    @operation
-    def import_study(self, document: StudyExport | Mapping[str, Any], name: str | None = None) -> Flow[StudyT]:
-        """Take in what `Study.export` gave, under its own name or another one."""
-        message = document if isinstance(document, StudyExport) else build(StudyExport, **document)
-        if name is not None:
-            message = message.model_copy(update={"study": message.study.model_copy(update={"name": name})})
-        content = message.model_dump(mode="json", exclude_none=True)
-        request = Request("POST", "/v1/studies:import", content, patience=60, repeatable=False)
-        return self._handle((yield from call(self._link, request, StudyOut)))
-
-    @operation
-    def delete_study(self, name: str) -> Flow[None]:
-        """Delete a study and its trials."""
-        yield from delete(self._link, name)
-
-    def _handle(self, info: StudyOut) -> StudyT:
-        study: StudyT = self._study(self._link, info)
-        return study
-
-
 def delete(link: Link, name: str) -> Flow[None]:
     """Delete a study; one that a lost answer had deleted already counts as deleted."""
     try:
@@ -537,13 +277,6 @@ def read_event(fields: Mapping[str, str]) -> Event:
 
 def _json(text: str) -> Any:
     return json.loads(text)
-
-
-def study_path(name: str) -> str:
-    """Where a study lives; refuses names that would lead elsewhere."""
-    if not name or name in (".", ".."):
-        raise InvalidRequest.of(FieldProblem(field="name", expected="a study's name", got=name))
-    return f"/v1/studies/{quote(name, safe='')}"
 
 
 def default_worker() -> str:
