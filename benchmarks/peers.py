@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,8 @@ def sequence(problem: Problem, seed: int) -> Iterator[Params]:
     """The allowed configurations of a scrambled Sobol sequence: the shared start is its first few."""
     from scipy.stats import qmc
 
-    engine = qmc.Sobol(len(problem.dims), scramble=True, rng=np.random.default_rng([seed, 0]))
+    name = "rng" if "rng" in signature(qmc.Sobol).parameters else "seed"  # HEBO's SciPy knows it by its old name
+    engine = qmc.Sobol(len(problem.dims), scramble=True, **{name: np.random.default_rng([seed, 0])})
     while True:
         for u in engine.random(64):
             params = problem.from_unit(u)
