@@ -1,0 +1,346 @@
+"""The knowledge gradient: how much one more trial is expected to raise the largest posterior mean.
+
+An observation at x moves the posterior mean at a by a standard normal Z times b(a, x) = k_n(a, x) / sqrt(k_n(x, x) +
+noise), so after it the best mean over finitely many points is the maximum of the lines mu(a) + b(a, x) Z. Its
+expectation is a sum over the corners of their upper envelope (Frazier, Powell and Dayanik 2009, Algorithm 1). The sum
+and its gradient in x are computed here in closed form, as logarithms.
+
+`knowledge_gradient` takes all of a small finite space, otherwise a discretisation of it (Scott, Frazier and Powell
+2011). `posterior_mean_improvement` takes the visited points only (Frazier 2018, on noisy evaluations).
+`one_shot_knowledge_gradient` improves x and the points that would be best afterwards in turn: what Balandat et al. 2020
+maximise over all of them at once (BoTorch's qKnowledgeGradient), with the sum over corners in place of a Monte Carlo
+average, as Ungredda, Pearce and Branke 2022 do.
+
+While trials are pending, all of them average over joint outcomes that these may have.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.linalg import solve_triangular
+from scipy.special import log_ndtr, logsumexp, ndtri
+
+from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, _root, log_h, normal_draws
+from .models import GaussianProcess, matern52, squared_distance
+from .search import Exclusion, _candidates, _evaluate, _polish, _spread, grid, maximise
+
+Points = Float64[np.ndarray, "_ d"]
+Lines = Float64[np.ndarray, "r l"]  # intercepts or slopes: one row per maximum, one column per line
+
+EXACT_UP_TO = 1024  # configurations of a finite space that are all taken
+PARALLEL = 1e-12  # difference of slopes, relative to the largest, up to which lines count as parallel
+ROUNDING = 1e-12  # of a posterior mean
+NOTHING = -1e12  # log of the rise where no line crosses another
+TRIALS = 64  # possible next trials, and
+LEVELS = 9  # possible outcomes of each, that say which points may be best afterwards
+
+
+# --- the expected maximum of lines ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rise:
+    """log E[max_i (a_i + b_i Z)] - max of the base intercepts, per row, and its derivatives."""
+
+    log: Float64[np.ndarray, " r"]
+    d_last: Float64[np.ndarray, " r"]  # by the last line's intercept
+    d_slopes: Lines
+
+
+def expected_rise(a: Lines, b: Lines, best: Float64[np.ndarray, " r"]) -> Rise:
+    """The logarithm of E[max_i (a_i + b_i Z)] - ``best`` in every row, Z standard normal.
+
+    ``best`` is the largest intercept of all lines but the last, so the rise is never negative. Where c_j is the Z at
+    which the envelope's line j crosses line j + 1, it is the sum over j of (b_{j+1} - b_j) h(-|c_j|), with
+    h(z) = phi(z) + z Phi(z), plus what the last line is already above ``best``.
+    """
+    row, first, second, gap, c = _corners(a, b)
+    terms = np.log(gap) + log_h(-np.abs(c))
+    above = np.maximum(a[:, -1] - best - ROUNDING * (1.0 + np.abs(best)), 0.0)
+    log = _log_sum(terms, row, above)
+    # d rise = sum_j phi(c_j) d gap_j - sign(c_j) Phi(-|c_j|) d (a_j - a_{j+1}) + d above
+    phi, Phi = _over_h(np.abs(c))
+    share = np.exp(terms - log[row]) / gap
+    by_gap, by_fall = share * phi, -np.sign(c) * share * Phi
+    last = a.shape[1] - 1
+    d_last = np.where(above > 0.0, np.exp(-np.where(above > 0.0, log, 0.0)), 0.0)
+    d_last += np.bincount(row, by_fall * (1.0 * (first == last) - (second == last)), len(a))
+    d_slopes = _scatter(row, second, by_gap, a.shape) - _scatter(row, first, by_gap, a.shape)
+    return Rise(log, d_last, d_slopes)
+
+
+def _corners(a: Lines, b: Lines) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Per corner of the rows' upper envelopes: row, lines before and after it, their difference in slope, and its Z."""
+    order = np.argsort(b, axis=1, kind="stable")
+    row, column = upper_envelope(np.take_along_axis(a, order, 1), np.take_along_axis(b, order, 1))
+    line = order[row, column]
+    corner = np.flatnonzero(row[:-1] == row[1:])
+    row, first, second = row[corner], line[corner], line[corner + 1]
+    gap = b[row, second] - b[row, first]
+    return row, first, second, gap, (a[row, first] - a[row, second]) / gap
+
+
+def upper_envelope(a: Lines, b: Lines) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+    """Rows and columns of the lines a + b z that are largest for some z; the slopes b of each row come in order.
+
+    All rows are worked on at once: every line that its two neighbours cover together, or a parallel one alone, is
+    dropped, until there are none. A line that is the largest somewhere is never covered.
+    """
+    keep = np.arange(a.size)
+    columns = a.shape[1]
+    tolerance = PARALLEL * np.abs(b).max(1)
+    while True:
+        row = keep // columns
+        same = row[1:] == row[:-1]
+        gap, fall = np.diff(b.ravel()[keep]), -np.diff(a.ravel()[keep])
+        parallel = same & (gap <= tolerance[row[1:]])
+        if parallel.any():
+            drop = np.zeros(len(keep), dtype=bool)
+            drop[:-1] |= parallel & (fall <= 0.0)
+            drop[1:] |= parallel & (fall > 0.0)
+        else:
+            c = fall / np.where(same, gap, 1.0)
+            since = np.concatenate([[-np.inf], np.where(same, c, -np.inf)])
+            until = np.concatenate([np.where(same, c, np.inf), [np.inf]])
+            drop = since >= until
+        if not drop.any():
+            return row, keep % columns
+        keep = keep[~drop]
+
+
+def _log_sum(terms: np.ndarray, row: np.ndarray, above: np.ndarray) -> np.ndarray:
+    """log(above + sum of exp(terms)) per row."""
+    with np.errstate(divide="ignore"):
+        log_above = np.log(above)
+    top = np.maximum(log_above, NOTHING)
+    np.maximum.at(top, row, terms)
+    total = np.bincount(row, weights=np.exp(terms - top[row]), minlength=len(above)) + np.exp(log_above - top)
+    return np.where(total > 0.0, top + np.log(np.maximum(total, 1e-300)), NOTHING)
+
+
+def _over_h(c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """phi(c) / h(-c) and Phi(-c) / h(-c) for c >= 0; beyond 1e5 they are c^2 and c."""
+    near = np.minimum(c, 1e5)
+    lh = log_h(-near)
+    phi, Phi = np.exp(-0.5 * near * near - LOG_SQRT_2PI - lh), np.exp(log_ndtr(-near) - lh)
+    return np.where(c > 1e5, c * c, phi), np.where(c > 1e5, c, Phi)
+
+
+def _scatter(row: np.ndarray, column: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    sums = np.bincount(row * shape[1] + column, weights=weights, minlength=shape[0] * shape[1])
+    return sums.astype(np.float64, copy=False).reshape(shape)  # bincount of nothing counts in integers
+
+
+# --- the posterior, conditioned on what pending trials may bring ------------------------------------------------------
+
+
+class Fantasies:
+    """A Gaussian process beside pending trials: one covariance, and one mean per joint outcome drawn for them.
+
+    An outcome is a measurement with the model's noise. ``count`` outcomes are drawn, one where nothing is pending.
+    """
+
+    def __init__(self, gp: GaussianProcess, pending: Points, count: int, seed: int) -> None:
+        h = gp.hyperparameters
+        self.gp = gp
+        self.noise = float(np.median(gp.data.diagonal(h.noise)))
+        self.X, self.L = gp.data.X, gp.L
+        half = solve_triangular(gp.L, gp.data.y - h.mean, lower=True, check_finite=False)[:, None]
+        if len(pending):
+            self._condition(pending)
+            draws = normal_draws(len(pending), 1 << (count - 1).bit_length(), seed)[:, :count]  # powers of 2 balance
+            half = np.concatenate([np.repeat(half, count, 1), draws])
+        self.alpha = solve_triangular(self.L, half, lower=True, trans=1, check_finite=False)  # (t, fantasies)
+        self.scaled = self.X * gp._inverse_lengthscales
+
+    def _condition(self, points: Points) -> None:
+        """The factor of the covariance, longer by ``points``."""
+        gp = self.gp
+        V = self.half_solve(points)
+        corner = gp.covariance(points, points) - V.T @ V + self.noise * np.eye(len(points))
+        n, p = len(self.X), len(points)
+        L = np.zeros((n + p, n + p))
+        L[:n, :n], L[n:, :n], L[n:, n:] = np.tril(self.L), V.T, _root(corner, gp.hyperparameters.signal)
+        self.X, self.L = np.concatenate([self.X, points]), L
+
+    def half_solve(self, X: Points) -> Float64[np.ndarray, "t _"]:
+        return solve_triangular(self.L, self.gp.covariance(self.X, X), lower=True, check_finite=False)
+
+    def means(self, X: Points) -> Float64[np.ndarray, "_ f"]:
+        """Posterior means at the rows of X, one column per fantasy."""
+        return self.gp.hyperparameters.mean + self.gp.covariance(X, self.X) @ self.alpha
+
+    def slopes(self, A: Points, X: Points) -> Float64[np.ndarray, "a x"]:
+        """b(a, x): how far one standard deviation of an observation at x moves the mean at a."""
+        V = self.half_solve(X)
+        variance = np.maximum(self.gp.hyperparameters.signal - (V * V).sum(0), 0.0)
+        return (self.gp.covariance(A, X) - self.half_solve(A).T @ V) / np.sqrt(variance + self.noise)
+
+    def mean_after(self, x: Points, z: float) -> PosteriorMean:
+        """The posterior mean, averaged over the fantasies, after an observation at x (one row) z deviations off."""
+        V = self.half_solve(x)
+        deviation = math.sqrt(max(self.gp.hyperparameters.signal - float((V * V).sum()), 0.0) + self.noise)
+        shift = solve_triangular(self.L, V, lower=True, trans=1, check_finite=False)[:, 0]
+        weights = np.concatenate([self.alpha.mean(1) - z / deviation * shift, [z / deviation]])
+        return PosteriorMean(self.gp, np.concatenate([self.X, x]), weights)
+
+
+class PosteriorMean:
+    """mean + sum_i weights_i k(x, points_i) and its gradient: something to maximise."""
+
+    def __init__(self, gp: GaussianProcess, points: Points, weights: np.ndarray) -> None:
+        self._gp, self._weights = gp, weights
+        self._s = gp._inverse_lengthscales
+        self._scaled = points * self._s
+
+    def __call__(self, X: Batch) -> tuple[Values, Batch]:
+        h = self._gp.hyperparameters
+        xs = X * self._s
+        k, slope = matern52(squared_distance(xs, self._scaled))
+        return h.mean + h.signal * (k @ self._weights), _pull_back(
+            h.signal * slope * self._weights, xs, self._scaled, self._s
+        )
+
+
+def _pull_back(weights: np.ndarray, xs: np.ndarray, scaled: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """Gradient in x of sum_i of something whose derivative by the squared distance to point i is weights_i."""
+    return 2.0 * (weights.sum(1)[:, None] * xs - weights @ scaled) * s
+
+
+# --- the acquisition --------------------------------------------------------------------------------------------------
+
+
+class KnowledgeGradient:
+    """log of E[max of the posterior mean over A and x after observing x] - max of it over A now, and its gradient."""
+
+    def __init__(self, fantasies: Fantasies, A: Points) -> None:
+        self.A, self._fantasies = A, fantasies
+        self._V = fantasies.half_solve(A)  # (t, l)
+        self._means = fantasies.means(A).T  # (f, l)
+        self._best = self._means.max(1)
+        self._s = fantasies.gp._inverse_lengthscales
+        self._scaled = A * self._s
+
+    def __call__(self, X: Batch) -> tuple[Values, Batch]:
+        f = self._fantasies
+        h = f.gp.hyperparameters
+        xs = X * self._s
+        k, slope = matern52(squared_distance(xs, f.scaled))  # (m, t)
+        k_A, slope_A = matern52(squared_distance(xs, self._scaled))  # (m, l)
+        V = solve_triangular(f.L, h.signal * k.T, lower=True, check_finite=False)  # (t, m)
+        variance = np.maximum(h.signal - (V * V).sum(0), 1e-14 * h.signal)
+        total = variance + f.noise
+        sd: np.ndarray = np.sqrt(total)
+        b = np.column_stack([h.signal * k_A - V.T @ self._V, variance]) / sd[:, None]
+        value, d_mean, d_b = self._rise(h.mean + h.signal * (k @ f.alpha), b)
+        # the slopes are the covariances, and the variance for x itself, over sd
+        d_covariance = d_b[:, :-1] / sd[:, None]
+        d_variance = d_b[:, -1] / sd - (d_b * b).sum(1) / (2.0 * total)
+        inner = self._V @ d_covariance.T + 2.0 * d_variance * V  # (t, m)
+        to_k = d_mean @ f.alpha.T - solve_triangular(f.L, inner, lower=True, trans=1, check_finite=False).T
+        gradient = _pull_back(h.signal * slope * to_k, xs, f.scaled, self._s)
+        gradient += _pull_back(h.signal * slope_A * d_covariance, xs, self._scaled, self._s)
+        return value, gradient
+
+    def _rise(self, mean: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The log of the mean rise over fantasies; its derivatives by the means at x (m, f) and slopes (m, l + 1)."""
+        (m, f), lines = mean.shape, b.shape[1]
+        a = np.concatenate([np.broadcast_to(self._means, (m, f, lines - 1)), mean[:, :, None]], 2)
+        rise = expected_rise(a.reshape(m * f, lines), np.repeat(b, f, 0), np.tile(self._best, m))
+        log = rise.log.reshape(m, f)
+        value = np.asarray(logsumexp(log, axis=1))
+        shares = np.exp(log - value[:, None])
+        d_b = (shares[:, :, None] * rise.d_slopes.reshape(m, f, lines)).sum(1)
+        return value - math.log(f), shares * rise.d_last.reshape(m, f), d_b
+
+
+def knowledge_gradient(s: Situation, discretisation: int, fantasies: int) -> KnowledgeGradient:
+    """The knowledge gradient over a whole small finite space, else over ``discretisation`` points of it."""
+    f = Fantasies(s.gp, s.pending, fantasies, s.seed)
+    return KnowledgeGradient(f, _domain(s, f, discretisation, np.random.default_rng(s.seed)))
+
+
+def posterior_mean_improvement(s: Situation, fantasies: int) -> KnowledgeGradient:
+    """The expected rise of the best posterior mean over the visited points and x; with exact values EI."""
+    return KnowledgeGradient(Fantasies(s.gp, s.pending, fantasies, s.seed), s.base[s.attainable])
+
+
+def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fantasies: int) -> KnowledgeGradient:
+    """The knowledge gradient over points that would be best after the trial that it prefers.
+
+    Each of ``rounds`` rounds finds the best x for the points so far, then adds the maximisers of the posterior mean
+    after each of ``solutions`` equally likely outcomes at x, found by search over the space.
+    """
+    f = Fantasies(s.gp, s.pending, fantasies, s.seed)
+    rng = np.random.default_rng(s.seed)
+    acquisition = KnowledgeGradient(f, _domain(s, f, 4 * solutions, rng))
+    if s.space.cardinality <= EXACT_UP_TO:
+        return acquisition
+    for _ in range(rounds):
+        found = maximise(acquisition, s.space, rng, acquisition.A, Exclusion(s.base[:0]))
+        if found is None:
+            break
+        x = found.x[None]
+        best = [_peaks(s, f.mean_after(x, z), acquisition.A, rng)[:1] for z in _levels(solutions)]
+        A = _unique(np.concatenate([acquisition.A, x, *best]))
+        acquisition = KnowledgeGradient(f, A[_counts(s, A)])
+    return acquisition
+
+
+# --- where the best mean may lie --------------------------------------------------------------------------------------
+
+
+def _domain(s: Situation, f: Fantasies, size: int, rng: np.random.Generator) -> Points:
+    """The points whose best mean is to rise: all of a small finite space, else visited, peaks and possible bests."""
+    visited = s.base[s.attainable]
+    if s.space.cardinality <= EXACT_UP_TO:
+        A = grid(s.space)
+        return _unique(np.concatenate([visited, A[_counts(s, A)]]))
+    visited = visited[np.argsort(-f.means(visited).mean(1), kind="stable")]
+    peaks = _peaks(s, PosteriorMean(f.gp, f.X, f.alpha.mean(1)), visited[:16], rng)[: max(size // 4, 1)]
+    A = np.concatenate([visited[: max(size // 4, 1)], peaks[_counts(s, peaks)]])
+    pool = _candidates(s.space, rng, A)
+    pool = pool[_counts(s, pool)]
+    pool = pool[_possible_best(f, pool, rng)] if len(pool) else pool
+    return _unique(np.concatenate([A, pool]))[:size]
+
+
+def _peaks(s: Situation, mean: Acquisition, near: Points, rng: np.random.Generator) -> Points:
+    """Local maxima of a posterior mean, the highest first."""
+    X = _candidates(s.space, rng, near)
+    values = _evaluate(mean, X)
+    order = np.argsort(-values, kind="stable")
+    tops, values = _polish(mean, s.space, *_spread(X[order], values[order]), rng)
+    return tops[np.argsort(-values, kind="stable")]
+
+
+def _possible_best(f: Fantasies, pool: Points, rng: np.random.Generator) -> Int64[np.ndarray, " k"]:
+    """Indices into the pool: first what is most often best after a possible outcome of a possible trial, then any."""
+    trials = pool[rng.choice(len(pool), min(TRIALS, len(pool)), replace=False)]
+    mean, slopes = f.means(pool).mean(1), f.slopes(pool, trials)
+    wins = np.zeros(len(pool), dtype=int)
+    for z in _levels(LEVELS):
+        wins += np.bincount((mean[:, None] + z * slopes).argmax(0), minlength=len(pool))
+    return np.argsort(-wins, kind="stable")
+
+
+def _levels(count: int) -> list[float]:
+    """Equally likely standard normal outcomes: the middles of ``count`` parts of the distribution."""
+    return [float(z) for z in ndtri((np.arange(count) + 0.5) / count)]
+
+
+def _counts(s: Situation, A: Points) -> Bool[np.ndarray, " a"]:
+    """Which points may be picked in the end: with outcome constraints, those that more likely hold them than not."""
+    if s.feasibility is None or not len(A):
+        return np.ones(len(A), dtype=bool)
+    return _evaluate(s.feasibility, A) >= math.log(0.5)
+
+
+def _unique(A: Points) -> Points:
+    """The rows without repetitions, in order of first appearance."""
+    _, first = np.unique(np.round(A, 9), axis=0, return_index=True)
+    return A[np.sort(first)]
