@@ -139,6 +139,16 @@ def test_a_study_is_shown_exported_imported_and_deleted(suffice: Run, study: str
     assert suffice("show", "copy")[0] == 3
 
 
+def test_a_terminal_gets_a_table(suffice: Run, study: str, monkeypatch: pytest.MonkeyPatch):
+    suffice("add", study, "x=5", "kind=1", "--result", 25)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, _ = suffice("trials", study)
+    assert code == 0
+    assert "\t" not in out
+    assert [word for word in ("trial", "state", "loss") if word not in out.splitlines()[0]] == []
+
+
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

@@ -27,9 +27,12 @@ from suffice.api.client import (
     LeaseLost,
     Measurement,
     NotFound,
+    ServerError,
     Stop,
     Study,
+    SufficeClientError,
     Trial,
+    Unauthorized,
     Unavailable,
     UnexpectedAnswer,
 )
@@ -300,6 +303,16 @@ def test_something_else_at_the_address_is_noticed(tmp_path: Path):
         client.studies()
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(401, Unauthorized), (403, Unauthorized), (404, UnexpectedAnswer), (409, Conflict), (500, ServerError)],
+)
+def test_every_refusal_has_its_error(client: Client, server: Server, status: int, error: type[SufficeClientError]):
+    server.watched.refusals.append((status, {}))
+    with pytest.raises(error, match=f"{status}|busy"):
+        client.studies()
+
+
 def test_an_ask_whose_answer_was_lost_is_given_the_same_trial(study: Study, server: Server, waits: list[float]):
     study.enqueue({"x": 1})
     study.enqueue({"x": 2})
@@ -406,6 +419,19 @@ def test_the_async_client_does_the_same(tmp_path: Path):
             assert [t.state async for t in study.history()] == ["COMPLETED"] * 3 + ["WAITING"]
             with pytest.raises(NotFound):
                 await client.study("none")
+
+    asyncio.run(main())
+
+
+def test_the_async_client_hears_events(server: Server):
+    async def main() -> None:
+        async with AsyncClient(server.url) as client:
+            study = await client.create_study("s", X)
+            await study.enqueue({"x": 1})
+            async for event in study.events(after=0):
+                if event.event == "trial":
+                    assert event.data["parameters"] == {"x": 1.0}
+                    return
 
     asyncio.run(main())
 

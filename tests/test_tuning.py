@@ -1,6 +1,7 @@
 """The tuning loop against the real service: workers, heartbeats, exceptions, processes, Ctrl-C."""
 
 import asyncio
+import io
 import os
 import signal
 import subprocess
@@ -344,6 +345,22 @@ def test_progress_is_plain_lines_without_a_terminal(capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("study: 1/20 trials, best 0.5 (trial 1), 1 failed, ")
     assert len(lines) == 11
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    with display(True, "study") as show:
+        show(Progress(5, 20, 0.5, 1, failed=0, lost=0))
+        show(Progress(20, 20, 0.25, 7, failed=0, lost=0))
+    assert "20/20" in terminal.getvalue()
+    assert "best 0.25 (trial 7)" in terminal.getvalue()
 
 
 # --- with the engine --------------------------------------------------------------------------------------------------
