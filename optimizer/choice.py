@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from .acquisition import Acquisition, LogFeasibility, Situation, Sum
 from .knowledge import Definition
 from .methods import METHODS
+from .pareto import hypervolume_improvement, non_dominated, reference_point
 from .search import Found
 from .surrogate import MetricModel, Surrogate
 from .trial import Source
@@ -42,12 +43,29 @@ def choose(definition: Definition, surrogate: Surrogate, pending: Pending, seed:
         assert s.feasibility is not None
         why = "no feasible configuration is known yet"
         return Choice(s.feasibility, "probability_of_feasibility", why, s.base[order], False, float(mean.max()))
+    if definition.goal.several:
+        return _choose_volume(definition, surrogate, s)
     name, why = _method(definition, s)
     method = METHODS[name]
     acquisition = method.build(s, definition.acquisition.options)
     if s.feasibility is not None and not method.knows_feasibility:
         acquisition = Sum(acquisition, s.feasibility)
     return Choice(acquisition, name, why, s.base[order], method.gain, float(mean[s.attainable].max()))
+
+
+def _choose_volume(definition: Definition, surrogate: Surrogate, s: Situation) -> Choice:
+    """The hypervolume improvement, and searches from the present front."""
+    Y = np.column_stack([m.gp.posterior(s.base)[0] for m in surrogate.objectives])
+    reference = reference_point(definition.goal.objectives, surrogate.objectives, Y[s.attainable])
+    observed = np.unique(surrogate.objective.gp.data.X, axis=0)
+    acquisition = hypervolume_improvement(
+        surrogate.objectives, reference, observed[surrogate.feasible(observed)], s.pending, s.seed
+    )
+    if s.feasibility is not None:
+        acquisition = Sum(acquisition, s.feasibility)
+    front = np.flatnonzero(s.attainable)[non_dominated(Y[s.attainable])]
+    incumbents = s.base[front[np.linspace(0, len(front) - 1, min(len(front), INCUMBENTS)).astype(int)]]
+    return Choice(acquisition, "hypervolume_improvement", "there are several objectives", incumbents, False, 0.0)
 
 
 def choose_improvement(definition: Definition, surrogate: Surrogate, pending: Pending, seed: int) -> Choice | None:

@@ -60,7 +60,7 @@ class Knowledge:
 
     def excluded(self, taken: Sequence[Params]) -> Exclusion:
         """What must not be suggested again: all that was tried or is pending; with noise only failures."""
-        noisy = self.surrogate is not None and self.surrogate.objective.noisy
+        noisy = self.surrogate is not None and self.surrogate.noisy
         repeatable = {TrialState.COMPLETED} if noisy else set[TrialState]()
         used = [t.params for t in self.trials if t.state.informative and t.state not in repeatable]
         return Exclusion(self.definition.space.encode([*used, *([] if noisy else taken)]))

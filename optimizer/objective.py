@@ -24,16 +24,23 @@ _CONSTRAINT = re.compile(rf"\s*({_METRIC})\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A metric to make small or large."""
+    """A metric to make small or large.
+
+    With several objectives, ``reference_point`` is the value at which it becomes worth having (None: inferred).
+    """
 
     metric: str = DEFAULT_METRIC
     direction: Direction = "minimize"
+    reference_point: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not re.fullmatch(_METRIC, self.metric):
             raise InvalidInput("metric", "a metric's name of letters, digits and _ . - /", self.metric)
         if self.direction not in ("minimize", "maximize"):
             raise InvalidInput("direction", "minimize or maximize", self.direction)
+        r = self.reference_point
+        if r is not None and (isinstance(r, bool) or not isinstance(r, int | float) or not math.isfinite(r)):
+            raise InvalidInput("reference_point", "a finite number", r)
 
     @property
     def sign(self) -> float:
@@ -41,7 +48,8 @@ class Objective:
         return 1.0 if self.direction == "maximize" else -1.0
 
     def to_json(self) -> dict[str, Any]:
-        return {"metric": self.metric, "direction": self.direction}
+        reference = {} if self.reference_point is None else {"reference_point": self.reference_point}
+        return {"metric": self.metric, "direction": self.direction, **reference}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +124,20 @@ class Goal:
     ) -> Goal:
         built: list[Objective] = []
         for i, definition in enumerate(objectives):
-            unknown = [k for k in definition if k not in ("metric", "direction")]
+            fields = ("metric", "direction", "reference_point")
+            unknown = [k for k in definition if k not in fields]
             if unknown:
-                raise InvalidInput(f"objectives.{i}.{unknown[0]}", "metric or direction", definition[unknown[0]])
+                raise InvalidInput(f"objectives.{i}.{unknown[0]}", f"one of {list(fields)}", definition[unknown[0]])
             try:
                 built.append(Objective(**definition))
             except InvalidInput as error:
                 raise error.under(f"objectives.{i}") from None
         return cls.of(built, outcome_constraints, cost)
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several objectives, so that trials are compared by the volume they dominate."""
+        return len(self.objectives) > 1
 
     @property
     def objective(self) -> Objective:

@@ -82,12 +82,12 @@ class Study:
             raise InvalidInput("space", "a Space", space)
         self.space = space
         self.goal = Goal.of(objective, outcome_constraints, cost)
-        if len(self.goal.objectives) > 1:
-            raise InvalidInput("objectives", "one objective (several are not supported yet)", len(self.goal.objectives))
         if budget is not None and not isinstance(budget, Budget):
             raise InvalidInput("budget", "a Budget", budget)
         self.budget = budget or Budget()
         self.acquisition = AcquisitionChoice.of(acquisition)
+        if self.goal.several:
+            self._refuse_with_several()
         if self.acquisition.needs_cost and self.goal.cost is None:
             raise InvalidInput("cost", f"a cost, because {self.acquisition.name} weighs gain against it", None)
         self.noise = _check_noise(noise)
@@ -198,11 +198,18 @@ class Study:
     def best(self) -> Best:
         """The trial to use: with noise the one of the best posterior mean, otherwise the best observed.
 
-        Raises NotFound while no trial is completed.
+        Raises NotFound while no trial is completed, Conflict with several objectives (see `pareto`).
         """
         from .recommend import recommend
 
         return recommend(self._learned())
+
+    @property
+    def pareto(self) -> list[Best]:
+        """With several objectives: the completed trials that no other beats in all of them."""
+        from .recommend import pareto
+
+        return pareto(self._learned())
 
     @overload
     def predict(self, params: Mapping[str, Any]) -> Prediction: ...
@@ -273,6 +280,13 @@ class Study:
             cost=definition.get("cost"),
             seed=definition.get("seed"),
         )
+
+    def _refuse_with_several(self) -> None:
+        """Options that need one objective to compare values with."""
+        if self.goal.cost is not None:
+            raise InvalidInput("cost", "none, with several objectives: there is no unit to weigh it in", self.goal.cost)
+        if self.acquisition.name != "auto":
+            raise InvalidInput("acquisition", "auto, with several objectives", self.acquisition.name)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -44,11 +44,20 @@ class Surrogate:
     the objective's standardised unit, where trials have a cost.
     """
 
-    objective: MetricModel
+    objectives: tuple[MetricModel, ...]
     feasibility: tuple[tuple[GaussianProcess, float], ...]
     observations: int
     fallbacks: tuple[str, ...]
     cost: LogCost | None = None
+
+    @property
+    def objective(self) -> MetricModel:
+        """The first objective's model."""
+        return self.objectives[0]
+
+    @property
+    def noisy(self) -> bool:
+        return any(m.noisy for m in self.objectives)
 
     def feasible(self, X: Float64[np.ndarray, "n d"]) -> Bool[np.ndarray, " n"]:
         """Where every constraint more likely holds than not."""
@@ -64,11 +73,15 @@ def measured(trials: Sequence[Trial], metric: str) -> list[Trial]:
 
 
 def fit_surrogate(space: Space, goal: Goal, noise: Noise, trials: Sequence[Trial], prior: Prior) -> Surrogate:
-    """Models of everything the trials measured. Raises FitError when the objective cannot be modelled."""
-    first = goal.objective
-    rows = _rows(space, trials, first.metric, noise)
-    # gain meets cost in the objective's unit, so that scale has to stay linear
-    objective, fallbacks = _fit_metric(rows, first.sign, prior, warp=goal.cost is None)
+    """Models of everything the trials measured. Raises FitError when an objective cannot be modelled."""
+    # gain meets cost in the objective's unit, and volumes compare objectives: those scales have to stay linear
+    warp = goal.cost is None and not goal.several
+    objectives: list[MetricModel] = []
+    fallbacks: tuple[str, ...] = ()
+    for o in goal.objectives:
+        model, steps = _fit_metric(_rows(space, trials, o.metric, noise), o.sign, prior, warp=warp)
+        objectives.append(model)
+        fallbacks += steps if len(goal.objectives) == 1 else tuple(f"{o.metric}: {s}" for s in steps)
     feasibility: list[tuple[GaussianProcess, float]] = []
     for constraint in goal.outcome_constraints:
         if measured(trials, constraint.metric):
@@ -87,8 +100,9 @@ def fit_surrogate(space: Space, goal: Goal, noise: Noise, trials: Sequence[Trial
         gp, steps = condition_safely(data, prior, None if found is None else found.hyperparameters)
         feasibility.append((gp, 0.0))
         fallbacks += tuple(f"feasibility: {s}" for s in steps)
-    cost = None if goal.cost is None else _cost(space, goal.cost, trials, objective.scale.spread, prior)
-    return Surrogate(objective, tuple(feasibility), len(measured(trials, first.metric)), fallbacks, cost)
+    cost = None if goal.cost is None else _cost(space, goal.cost, trials, objectives[0].scale.spread, prior)
+    observations = len(measured(trials, goal.objective.metric))
+    return Surrogate(tuple(objectives), tuple(feasibility), observations, fallbacks, cost)
 
 
 def _cost(space: Space, cost: Cost, trials: Sequence[Trial], spread: float, prior: Prior) -> LogCost:

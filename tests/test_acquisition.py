@@ -10,7 +10,7 @@ import pytest
 import torch
 from botorch.acquisition.analytic import LogExpectedImprovement
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
-from botorch.sampling import SobolQMCNormalSampler
+from botorch.sampling.normal import SobolQMCNormalSampler
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
