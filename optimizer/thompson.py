@@ -1,0 +1,92 @@
+"""Functions drawn from the posterior, which can be evaluated anywhere: Thompson sampling and what builds on it.
+
+Pathwise conditioning (Wilson, Borovitskiy, Terenin, Mostowsky and Deisenroth 2020): a prior draw from random Fourier
+features (Rahimi and Recht 2007), corrected by Matheron's rule through the exact Cholesky factor,
+
+    f(x) = m + phi(x) w + k(x, X) K^-1 (y - m - phi(X) w - eps),    eps ~ N(0, noise).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.linalg import solve_triangular
+
+from .acquisition import Acquisition, Batch, Situation, Values, log_positive_part
+from .models import GaussianProcess, matern52, squared_distance
+
+SOFTNESS = 1e-3  # of the rise of a draw, in standardised units
+
+
+class Paths:
+    """``count`` draws of the noiseless function from the posterior; all share the same random frequencies.
+
+    ``features`` is the number of frequencies, each with a cosine and a sine.
+    """
+
+    def __init__(self, gp: GaussianProcess, *, count: int, features: int, rng: np.random.Generator) -> None:
+        h = gp.hyperparameters
+        self._gp = gp
+        n, d = gp.data.X.shape
+        # The spectral density of the Matern-5/2 kernel is a Student t with 5 degrees of freedom.
+        chi = rng.chisquare(5.0, features) / 5.0
+        self._omega = rng.standard_normal((features, d)) / np.sqrt(chi)[:, None]
+        self._w = rng.standard_normal((2, features, count)) * math.sqrt(h.signal / features)
+        noise = gp.data.diagonal(h.noise) + gp.jitter * h.signal
+        eps = np.sqrt(noise)[:, None] * rng.standard_normal((n, count))
+        residual = gp.data.y[:, None] - h.mean - self._prior(gp._scaled) - eps
+        half = solve_triangular(gp.L, residual, lower=True, check_finite=False)
+        self._v = solve_triangular(gp.L, half, lower=True, trans=1, check_finite=False)  # (n, count)
+
+    @property
+    def count(self) -> int:
+        return self._w.shape[2]
+
+    def _prior(self, xs: Batch) -> Float64[np.ndarray, "m s"]:
+        phase = xs @ self._omega.T
+        return np.cos(phase) @ self._w[0] + np.sin(phase) @ self._w[1]
+
+    def __call__(self, X: Batch) -> Float64[np.ndarray, "m s"]:
+        """Every draw's value at every row."""
+        prior = self._prior(X * self._gp._inverse_lengthscales)
+        return self._gp.hyperparameters.mean + prior + self._gp.covariance(X, self._gp.data.X) @ self._v
+
+    def along(self, i: int) -> Acquisition:
+        """The i-th draw itself (no logarithm), with its gradient."""
+        gp, omega = self._gp, self._omega
+        s, signal = gp._inverse_lengthscales, gp.hyperparameters.signal
+        w, v = self._w[:, :, i], self._v[:, i]
+
+        def draw(X: Batch) -> tuple[Values, Batch]:
+            xs = X * s
+            phase = xs @ omega.T
+            cos, sin = np.cos(phase), np.sin(phase)
+            k, slope = matern52(squared_distance(xs, gp._scaled))
+            slope *= 2.0 * signal * v
+            value = gp.hyperparameters.mean + cos @ w[0] + sin @ w[1] + signal * (k @ v)
+            d_prior = (cos * w[1] - sin * w[0]) @ omega
+            return value, (d_prior + slope.sum(1)[:, None] * xs - slope @ gp._scaled) * s
+
+        return draw
+
+
+def thompson(s: Situation, *, features: int) -> Acquisition:
+    """One function drawn from the posterior, above its value at the best base point, as the log of its positive part.
+
+    Every suggestion has a draw of its own, so those of a batch differ, and pending trials change nothing.
+    """
+    paths = Paths(s.gp, count=1, features=features, rng=np.random.default_rng(s.seed))
+    return rise(paths.along(0), float(paths(s.base[s.attainable]).max()))
+
+
+def rise(draw: Acquisition, floor: float) -> Acquisition:
+    """A function's rise above a floor, as the log of its positive part."""
+
+    def evaluate(X: Batch) -> tuple[Values, Batch]:
+        value, gradient = draw(X)
+        value, slope = log_positive_part(value - floor, SOFTNESS)
+        return value, slope[:, None] * gradient
+
+    return evaluate
