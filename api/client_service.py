@@ -9,7 +9,7 @@ from .calls import body, build, call, define, differences, study_path
 from .client_errors import Conflict
 from .client_study import StudyCalls, delete
 from .flows import Flow, Request, operation
-from .wire import ObjectiveSpec, ParameterSpec, StudyExport, StudyOut, StudyPage
+from .wire import BudgetSpec, ObjectiveSpec, ParameterSpec, StudyExport, StudyOut, StudyPage
 
 Parameters = Mapping[str, Mapping[str, Any]] | Sequence[ParameterSpec | Mapping[str, Any]] | Any
 """A `suffice.optimizer.Space`, {name: {"type": ..., ...}}, or a list of definitions as the REST API writes them."""
@@ -35,7 +35,7 @@ class ClientCalls(Generic[StudyT]):
         *,
         parameter_constraints: Sequence[str] = (),
         outcome_constraints: Sequence[str] = (),
-        budget: int | None = None,
+        budget: int | BudgetSpec | None = None,
         acquisition: str | None = None,
         noise: float | str | None = None,
         seed: int | None = None,
