@@ -28,11 +28,8 @@ _CORE = ("suffice", "optuna_gp", "optuna_tpe", "ax")
 # name: problems, peers, seeds
 SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "first": (("branin", "hartmann6", "hartmann6_noisy", "digits"), _CORE, 5),
-    "quick": (
-        (*_SYNTHETIC, "hartmann6_sum", "svm", "mlp"),
-        (*_CORE, "botorch", "optuna_cma", "sobol"),
-        5,
-    ),
+    "quick": (("branin", "hartmann6_noisy", "mixed7", "gramacy", "svm"), _CORE, 5),
+    "main": ((*_SYNTHETIC, "hartmann6_sum", "svm", "mlp"), (*_CORE, "botorch", "optuna_cma", "sobol"), 5),
     "full": (
         (*_SYNTHETIC, *_CONSTRAINED, "svm", "mlp", "digits", "digits_flat", *(f"bbob_f{f}" for f in BBOB)),
         (*_CORE, "botorch", "smac", "hebo", "optuna_cma", "sobol", "random"),

@@ -377,7 +377,7 @@ _FIXED = (
     ),
     Problem(
         "hartmann6_outcome",
-        "Hartmann, 6-d, sum <= 1.5 as an outcome constraint",
+        "Hartmann, 6-d, an outcome constraint",
         _box(6, 0, 1),
         _hartmann_sum,
         optimum=HARTMANN_SUM_OPTIMUM,
@@ -387,7 +387,7 @@ _FIXED = (
     replace(
         HARTMANN6,
         name="hartmann6_sum",
-        title="Hartmann, 6-d, sum <= 1.5 as a parameter constraint",
+        title="Hartmann, 6-d, a parameter constraint",
         optimum=HARTMANN_SUM_OPTIMUM,
         constraints=(_SUM,),
         penalty=-HARTMANN_SUM_OPTIMUM,

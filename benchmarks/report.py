@@ -295,6 +295,7 @@ def plot_all(results: Results, folder: Path) -> list[str]:
 def plot_curves(results: Results, path: Path) -> None:
     """Median score of the best so far by number of trials, one panel per problem, with the middle half of the seeds."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogFormatter
 
     columns = min(3, len(results.problems))
     rows = math.ceil(len(results.problems) / columns)
@@ -316,22 +317,27 @@ def plot_curves(results: Results, path: Path) -> None:
             axis.axvline(lines_of[0]["starts"] + 0.5, color="black", linewidth=0.8, linestyle=":")
         if regret:
             axis.set_yscale("log")
-        axis.set_title(
-            PROBLEMS[problem](0).title if not problem.startswith("bbob") else f"BBOB {problem[5:]}, 5-d", fontsize=10
-        )
+            axis.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.5)))
+        noisy = not problem.startswith("bbob") and PROBLEMS[problem](0).noise > 0
+        axis.set_title(title_of(problem), fontsize=9.5)
         axis.set_xlabel("evaluations")
-        axis.set_ylabel("regret of the best so far" if regret else "loss of the best so far")
+        axis.set_ylabel(f"{'regret' if regret else 'loss'} of the {'recommended' if noisy else 'best so far'}")
         axis.grid(alpha=0.25)
     for axis in list(axes.flat)[len(results.problems) :]:
         axis.set_visible(False)
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=min(len(handles), 5), frameon=False)
     start = "the same start for all (up to the dotted line)" if results.start == "shared" else "each with its own start"
-    figure.suptitle(f"Best so far: median and middle half of the seeds, {start}")
+    figure.suptitle(f"Median and middle half of the seeds, {start}\n")
     legend = 0.45 * math.ceil(len(handles) / 5) / figure.get_size_inches()[1]
     figure.tight_layout(rect=(0, legend, 1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def title_of(problem: str) -> str:
+    """The problem's title; the suite of BBOB's need not be installed for it."""
+    return f"BBOB {problem.removeprefix('bbob_')}, 5-d" if problem.startswith("bbob") else PROBLEMS[problem](0).title
 
 
 def plot_ranks(results: Results, path: Path) -> None:
