@@ -37,6 +37,15 @@ class Parts:
     engine: Engine
     definitions: Definitions
 
+    def study(self, name: str) -> StudyFacts:
+        """Which study that is; raises NotFound. Reads the database: not for the event loop's thread."""
+        return self.store.facts(name)
+
+    def defined(self, name: str) -> tuple[StudyFacts, Study]:
+        """That, and what its definition means."""
+        study = self.study(name)
+        return study, self.definitions.of(study)
+
 
 async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
@@ -46,18 +55,7 @@ async def _parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(_parts)]
 
 
-def _facts(parts: PartsDep, name: Annotated[str, Path(description="The study's name")]) -> StudyFacts:
-    return parts.store.facts(name)
-
-
-StudyDep = Annotated[StudyFacts, Depends(_facts)]
-
-
-def _definition(parts: PartsDep, study: StudyDep) -> Study:
-    return parts.definitions.of(study)
-
-
-DefinitionDep = Annotated[Study, Depends(_definition)]
+Name = Annotated[str, Path(description="The study's name")]
 Number = Annotated[int, Path(ge=0, lt=2**31, description="The trial's number")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]

@@ -28,7 +28,7 @@ from .errors import EngineFailed, Unavailable
 
 WORKER = (sys.executable, "-m", "suffice.api.worker")
 BURST_SECONDS = 0.03  # a refresh waits this long for what often follows: the next ask of the worker that told
-FEWEST, MOST = 2, 16  # suggestions that are kept ready
+FEWEST, MOST = 4, 16  # suggestions that are kept ready; fitting a model costs far more than one suggestion more
 ATTEMPTS = 3  # workers that one job may bring down
 RESTART_SECONDS = 1.0  # between workers that do not even start
 JOB_SECONDS = 300.0  # after which a worker counts as stuck
@@ -62,6 +62,11 @@ class Desk:
     failures: int = 0
     error: str = ""  # why the last of them failed
     pulse: Pulse = field(default_factory=Pulse)
+
+    @property
+    def spare(self) -> int:
+        """How many suggestions to keep ready: twice what was asked for in the time of the last refresh."""
+        return min(max(2 * self.asked, FEWEST), MOST)
 
     def beat(self) -> None:
         """Wake everyone who waits; those who still miss something will be back at the next pulse."""
@@ -210,10 +215,10 @@ class Engine:
         idle = [(study_id, desk) for study_id, desk in self._desks.items() if not desk.busy]
         for study_id, desk in idle:
             if desk.pulse.waiting:
-                return self._refresh(study_id, desk, desk.pulse.waiting)
+                return self._refresh(study_id, desk, desk.pulse.waiting + (0 if desk.on_demand else desk.spare))
         for study_id, desk in idle:
             if desk.changed and desk.due <= now:
-                return self._refresh(study_id, desk, min(max(desk.asked + 1, FEWEST), MOST))
+                return self._refresh(study_id, desk, desk.spare)
         return None
 
     def _refresh(self, study_id: int, desk: Desk, count: int) -> Job:

@@ -10,16 +10,24 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Annotated
 
-from fastapi import Header, Query
+from fastapi import Depends, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from suffice.optimizer import NotFound
 
-from .deps import PartsDep, Router, StudyDep
+from .deps import Name, PartsDep, Router
 from .errors import Unavailable, problems
+from .store import StudyFacts
 
 router = Router(prefix="/v1/studies/{name}", tags=["studies"])
+
+
+def _study(parts: PartsDep, name: Name) -> StudyFacts:
+    return parts.study(name)
+
+
+StudyDep = Annotated[StudyFacts, Depends(_study)]  # so that 404 comes before the stream begins
 POLL_SECONDS = 1.0  # for what happens in other processes; this one's own changes are seen at once
 
 

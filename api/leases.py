@@ -71,7 +71,7 @@ class Leases:
             count = ask.count if left is None else min(ask.count, left)
             queued = _queued(session, study_id, count)
             missing = count - len(queued)
-            ready = _ready(session, study_id, since) if missing else []
+            ready = _ready(session, study_id, since, missing + 1) if missing else []
             exhausted = study.exhausted_version == study.data_version
             if len(ready) < missing and not exhausted:
                 return Short(missing)
@@ -204,25 +204,25 @@ def _queued(session: Session, study_id: int, count: int) -> list[TrialRow]:
     return list(session.exec(waiting.order_by(col(TrialRow.number)).limit(count)))
 
 
-def _ready(session: Session, study_id: int, since: int) -> list[SuggestionRow]:
-    """Ready suggestions, without those that became a duplicate of a trial after they were computed.
+def _ready(session: Session, study_id: int, since: int, count: int) -> list[SuggestionRow]:
+    """The next ready suggestions, without those that became a duplicate of a trial after they were computed.
 
     A repeat that the model wants (of a noisy measurement) stays: it was computed with the earlier trial known.
     """
     query = select(SuggestionRow).where(SuggestionRow.study_id == study_id, SuggestionRow.data_version >= since)
-    rows = session.exec(query.order_by(col(SuggestionRow.id))).all()
-    if not rows:
-        return []
-    unknown = select(TrialRow.key).where(
-        TrialRow.study_id == study_id,
-        col(TrialRow.key).in_({row.key for row in rows}),
-        TrialRow.number >= min(row.next_number for row in rows),
-    )
-    taken = set(session.exec(unknown))
-    for row in rows:
-        if row.key in taken:
-            session.delete(row)
-    return [row for row in rows if row.key not in taken]
+    while rows := session.exec(query.order_by(col(SuggestionRow.id)).limit(count)).all():
+        unknown = select(TrialRow.key).where(
+            TrialRow.study_id == study_id,
+            col(TrialRow.key).in_({row.key for row in rows}),
+            TrialRow.number >= min(row.next_number for row in rows),
+        )
+        tried = set(session.exec(unknown))
+        if not tried:
+            return list(rows)
+        for row in rows:
+            if row.key in tried:
+                session.delete(row)
+    return []
 
 
 def _new_trial(session: Session, study: StudyRow, suggestion: SuggestionRow, at: datetime) -> TrialRow:

@@ -28,11 +28,12 @@ def now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """What of a study never changes."""
+    """What a request needs to know of a study."""
 
     id: int
     name: str
     definition: dict[str, Any]  # as `Study.from_json` reads it
+    data_version: int  # when this was read
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class Store:
         """Which study that is; raises NotFound."""
         with self.database.read() as session:
             row = _by_name(session, name)
-            return StudyFacts(row.id, row.name, {**row.definition, "seed": row.seed})
+            return StudyFacts(row.id, row.name, {**row.definition, "seed": row.seed}, row.data_version)
 
     def definition(self, study_id: int) -> dict[str, Any]:
         with self.database.read() as session:

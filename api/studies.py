@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from suffice.optimizer import NotFound, Study
 
 from .definitions import check_import, check_study
-from .deps import Cursor, DefinitionDep, Limit, Parts, PartsDep, Router, StudyDep, read_cursor, write_cursor
+from .deps import Cursor, Limit, Name, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .wire import (
     BestOut,
@@ -58,36 +58,37 @@ def import_study(parts: PartsDep, document: StudyExport, response: Response) -> 
 
 
 @router.get("/studies/{name}", responses=problems(404), summary="Read a study")
-def read_study(parts: PartsDep, study: StudyDep) -> StudyOut:
-    return parts.store.study(study.id)
+def read_study(parts: PartsDep, name: Name) -> StudyOut:
+    return parts.store.study(parts.study(name).id)
 
 
 @router.patch("/studies/{name}", responses=problems(404, 422), summary="Change a study")
-def change_study(parts: PartsDep, study: StudyDep, patch: StudyPatch) -> StudyOut:
+def change_study(parts: PartsDep, name: Name, patch: StudyPatch) -> StudyOut:
     """Only what is given changes. The definition of a study cannot be changed."""
+    study = parts.study(name)
     changed = parts.store.patch(study.id, patch)
     parts.engine.wake(study.id, refresh=False)
     return changed
 
 
 @router.delete("/studies/{name}", status_code=204, responses=problems(404), summary="Delete a study")
-def delete_study(parts: PartsDep, study: StudyDep) -> None:
+def delete_study(parts: PartsDep, name: Name) -> None:
     """The study, its trials and measurements are gone for good."""
+    study = parts.study(name)
     parts.store.delete(study.id)
     parts.engine.forget(study.id)
 
 
 @router.get("/studies/{name}/export", responses=problems(404), summary="Export a study")
-def export_study(parts: PartsDep, study: StudyDep) -> StudyExport:
+def export_study(parts: PartsDep, name: Name) -> StudyExport:
     """Everything, as one document that `POST /v1/studies:import` reads."""
-    return parts.store.export(study.id)
+    return parts.store.export(parts.study(name).id)
 
 
 @router.get("/studies/{name}/best", responses=problems(404, 422, 503), summary="The recommended trial")
 async def best(
     parts: PartsDep,
-    study: StudyDep,
-    definition: DefinitionDep,
+    name: Name,
     max_wait_s: Annotated[float, Query(ge=0, le=600, description="How long to wait for the model")] = BEST_WAIT,
 ) -> BestOut:
     """With noise, the best posterior mean among evaluated configurations; otherwise the best result. `why` says which.
@@ -95,6 +96,7 @@ async def best(
     When the engine is not ready within `max_wait_s`, the best result as observed, and `why` says so. 404 while no trial
     is completed.
     """
+    study, definition = await run_in_threadpool(parts.defined, name)
     found, data_version = await run_in_threadpool(parts.store.best, study.id)
     if found is None or found["data_version"] != data_version:
         try:
@@ -129,8 +131,9 @@ def _values(trial: TrialOut) -> dict[str, float]:
 
 
 @router.post("/studies/{name}/predict", responses=problems(404, 422, 503), summary="What the model expects")
-async def predict(parts: PartsDep, study: StudyDep, definition: DefinitionDep, wanted: Predict) -> PredictOut:
+async def predict(parts: PartsDep, name: Name, wanted: Predict) -> PredictOut:
     """Posterior mean and standard deviation of the noiseless objective. 404 while there is no model."""
+    study, definition = await run_in_threadpool(parts.defined, name)
     configurations = await run_in_threadpool(_check_configurations, definition, wanted.configurations)
     try:
         async with asyncio.timeout(wanted.max_wait_s):

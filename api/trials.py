@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from suffice.optimizer import Stop
 
 from .definitions import check_points, check_report, check_tell
-from .deps import Cursor, DefinitionDep, Limit, Number, Parts, PartsDep, Router, StudyDep, read_cursor, write_cursor
+from .deps import Cursor, Limit, Name, Number, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .leases import Given, Short
 from .wire import (
@@ -38,14 +38,15 @@ router = Router(prefix="/v1/studies/{name}", tags=["trials"])
     responses={200: {"model": AskOut, "description": "Stop, and why"}, **problems(404, 409, 422, 503)},
     summary="Ask what to try next",
 )
-async def ask(parts: PartsDep, study: StudyDep, wanted: Ask, response: Response) -> AskOut:
+async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> AskOut:
     """Hands out trials, each with a lease (201), or says that nothing more should be tried (200).
 
     Queued trials come first, then suggestions that the engine prepared. `source.data_version` says on which data a
     suggestion stands; with `fresh` it knows everything told before this request. Nothing is handed out unless all of
     `count` can be (the budget and a finite space excepted): after `max_wait_s` the answer is 503.
     """
-    since = await run_in_threadpool(parts.store.data_version, study.id) if wanted.fresh else 0
+    study = await run_in_threadpool(parts.study, name)
+    since = study.data_version if wanted.fresh else 0
     parts.engine.noted(study.id, wanted.count, fresh=wanted.fresh)
     try:
         async with asyncio.timeout(wanted.max_wait_s):
@@ -68,13 +69,13 @@ async def _ask(parts: Parts, study_id: int, wanted: Ask, since: int) -> Given | 
 @router.get("/trials", responses=problems(404, 422), summary="List trials")
 def list_trials(
     parts: PartsDep,
-    study: StudyDep,
+    name: Name,
     state: Annotated[State | None, Query(description="Only trials in this state")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> TrialPage:
     """By number."""
-    found = parts.store.trials(study.id, read_cursor(cursor, int, -1), limit + 1, state)
+    found = parts.store.trials(parts.study(name).id, read_cursor(cursor, int, -1), limit + 1, state)
     page = found[:limit]
     return TrialPage(trials=page, next_cursor=write_cursor(page[-1].number) if len(found) > limit else None)
 
@@ -85,16 +86,17 @@ def list_trials(
     responses=problems(404, 422),
     summary="Add trials of your own",
 )
-def add_trials(parts: PartsDep, study: StudyDep, definition: DefinitionDep, added: TrialsAdd) -> TrialPage:
+def add_trials(parts: PartsDep, name: Name, added: TrialsAdd) -> TrialPage:
     """Points to try next (they wait in the queue), or finished history with its results. All are added, or none."""
+    study, definition = parts.defined(name)
     trials = parts.store.add(study.id, check_points(definition, added.trials))
     parts.engine.wake(study.id)
     return TrialPage(trials=trials)
 
 
 @router.get("/trials/{number}", responses=problems(404, 422), summary="Read a trial")
-def read_trial(parts: PartsDep, study: StudyDep, number: Number) -> TrialOut:
-    return parts.store.trial(study.id, number)
+def read_trial(parts: PartsDep, name: Name, number: Number) -> TrialOut:
+    return parts.store.trial(parts.study(name).id, number)
 
 
 @router.post(
@@ -102,8 +104,9 @@ def read_trial(parts: PartsDep, study: StudyDep, number: Number) -> TrialOut:
     responses=problems(404, 409, 422),
     summary="Tell a trial's result",
 )
-def tell(parts: PartsDep, study: StudyDep, definition: DefinitionDep, number: Number, told: Tell) -> TrialOut:
+def tell(parts: PartsDep, name: Name, number: Number, told: Tell) -> TrialOut:
     """The same result told again changes nothing and is 200; a different one is 409."""
+    study, definition = parts.defined(name)
     check_tell(definition, told)
     trial, news = parts.leases.tell(study.id, number, told)
     if news:
@@ -116,8 +119,9 @@ def tell(parts: PartsDep, study: StudyDep, definition: DefinitionDep, number: Nu
     responses=problems(404, 409, 422),
     summary="Report intermediate values",
 )
-def report(parts: PartsDep, study: StudyDep, definition: DefinitionDep, number: Number, reported: Report) -> TrialOut:
+def report(parts: PartsDep, name: Name, number: Number, reported: Report) -> TrialOut:
     """Each measurement says its step; a second value for a step replaces the first. Renews the lease."""
+    study, definition = parts.defined(name)
     check_report(definition, reported.measurements)
     trial = parts.leases.report(study.id, number, reported)
     parts.engine.wake(study.id, refresh=False)
@@ -129,9 +133,9 @@ def report(parts: PartsDep, study: StudyDep, definition: DefinitionDep, number: 
     responses=problems(404, 409, 422),
     summary="Renew a lease",
 )
-def heartbeat(parts: PartsDep, study: StudyDep, number: Number, beat: Heartbeat) -> TrialOut:
+def heartbeat(parts: PartsDep, name: Name, number: Number, beat: Heartbeat) -> TrialOut:
     """409 says that the trial is no longer this worker's: it ended, was cancelled, or someone else has it."""
-    return parts.leases.heartbeat(study.id, number, beat.lease_token)
+    return parts.leases.heartbeat(parts.study(name).id, number, beat.lease_token)
 
 
 @router.post(
@@ -139,8 +143,9 @@ def heartbeat(parts: PartsDep, study: StudyDep, number: Number, beat: Heartbeat)
     responses=problems(404, 409, 422),
     summary="Give back a trial that could not be run",
 )
-def fail(parts: PartsDep, study: StudyDep, number: Number, failed: Fail) -> TrialOut:
+def fail(parts: PartsDep, name: Name, number: Number, failed: Fail) -> TrialOut:
     """Back to the queue while retries are left; FAILED after that, or with `retry` false."""
+    study = parts.study(name)
     trial = parts.leases.fail(study.id, number, failed.lease_token, failed.reason, failed.retry)
     parts.engine.wake(study.id, refresh=trial.state == "FAILED")
     return trial
@@ -151,8 +156,9 @@ def fail(parts: PartsDep, study: StudyDep, number: Number, failed: Fail) -> Tria
     responses=problems(404, 409, 422),
     summary="Cancel an open trial",
 )
-def cancel(parts: PartsDep, study: StudyDep, number: Number, cancelled: Cancel) -> TrialOut:
+def cancel(parts: PartsDep, name: Name, number: Number, cancelled: Cancel) -> TrialOut:
     """Its worker, if it has one, is told so by 409 at its next heartbeat."""
+    study = parts.study(name)
     trial, news = parts.leases.cancel(study.id, number, cancelled.reason)
     if news:
         parts.engine.wake(study.id)
