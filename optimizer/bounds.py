@@ -75,7 +75,7 @@ class UpperConfidenceBound:
 def upper_confidence_bound(s: Situation, *, beta: float) -> UpperConfidenceBound:
     """What f(x) may reach with some confidence (Srinivas et al. 2010), above the best posterior mean so far.
 
-    Pending points shrink the standard deviation around them and leave the mean (GP-BUCB, Desautels et al. 2014, eq. 7).
+    Pending points shrink the standard deviation around them and leave the mean (GP-BUCB, Desautels et al. 2014).
     """
     best = float(s.gp.posterior(s.base[s.attainable])[0].max())
     return UpperConfidenceBound(s.gp, hallucinated(s.gp, s.pending), best, beta)

@@ -11,8 +11,8 @@ gives
     I = r(gamma) [rho^2 gamma / 2 + q(gamma) - c E q(c gamma + rho t)],   q(a) = -Phi(a) log Phi(a) / phi(a),
 
 with t standard normal. q is smooth and grows at most linearly, so few Gauss-Hermite nodes give the expectation almost
-to rounding; without noise c = 0 and it is Wang and Jegelka's eq. 6. `lower_bound` is GIBBON (Moss, Leslie, Gonzalez and
-Rayson 2021), which extends to batches, and `joint_entropy_search` conditions on the sampled optimum's place as well.
+to rounding; without noise c = 0 and it is Wang and Jegelka's closed form. `lower_bound` is GIBBON (Moss, Leslie,
+Gonzalez and Rayson 2021), which extends to batches, and `joint_entropy_search` conditions on the optimum's place, too.
 """
 
 from __future__ import annotations
@@ -32,15 +32,12 @@ from .models import FitError, GaussianProcess, matern52, squared_distance
 from .search import Exclusion, maximise
 from .thompson import Paths, rise
 
-Table = Float64[np.ndarray, "m s"]  # at every row, for every sampled optimum
-
 FEATURES = 512  # frequencies of the draws whose optima are sampled
 NEIGHBOURHOODS = 16  # base points near which the draws are searched
 SOFTNESS = 1e-4  # nats: what counts as nothing, where a value may be negative
 OPTIMUM_NOISE = 1e-4  # variance with which the joint form knows a sampled optimum's value
 TINY = 1e-6  # rho^2 below which the information is linear in it to all digits that matter
 SQRT_HALF_PI = math.sqrt(math.pi / 2.0)
-
 LOWEST = -1e3  # gamma below which the information hardly changes, and differences lose their digits
 
 _nodes, _weights = np.polynomial.hermite_e.hermegauss(8)  # the logarithm is right to 1e-7 with these
@@ -237,7 +234,7 @@ class JointEntropy:
     """log of the positive part of a lower bound of the information that y(x) adds about the optimum's place and value.
 
     Each sampled optimum conditions the model and truncates what is left at its value (Hvarfner, Hutter and Nardi 2022;
-    the bound and its batch form: Tu, Gandy, Kantas and Shafei 2022, eq. 12).
+    the bound and its batch form: Tu, Gandy, Kantas and Shafei 2022).
     """
 
     def __init__(
