@@ -117,7 +117,8 @@ class Space:
         """Configurations as rows of the unit cube."""
         values: Batch = {}
         for name, p in self.parameters.items():
-            values[name] = np.array([p.to_number(c[name]) if name in c else 0.0 for c in configurations], dtype=float)
+            idle = float(p.from_unit(np.full((1, p.width), 0.5))[0])  # any value will do where it is inactive
+            values[name] = np.array([p.to_number(c[name]) if name in c else idle for c in configurations], dtype=float)
         active = {name: np.array([name in c for c in configurations], dtype=bool) for name in self.parameters}
         return self._join(values, active, len(configurations))
 

@@ -126,6 +126,11 @@ def test_walking_samples_are_uniform_over_a_simplex() -> None:
     np.testing.assert_allclose(X.mean(0), 1 / (d + 1), atol=0.012)  # the mean of a uniform draw from the simplex
 
 
+def test_inactive_logarithmic_parameters_are_encoded_quietly() -> None:
+    space = Space(on=Bool(), rate=Float(1e-3, 1, log=True, active_if="on"), n=Int(1, 100, log=True, active_if="on"))
+    np.testing.assert_array_equal(space.encode([{"on": False}]), [[0, 0.5, 0.5, 0]])
+
+
 def test_constraints_do_not_apply_to_inactive_parameters() -> None:
     space = Space(on=Bool(), x=Float(0, 1, active_if="on"), y=Float(0, 1), constraints=["x + y <= 0.5"])
     assert space.check({"on": False, "y": 0.9}) == {"on": False, "y": 0.9}
