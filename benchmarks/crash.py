@@ -49,6 +49,10 @@ class Record:
             self.tells.append((number, value))
             self.changed.notify_all()
 
+    def wait_for(self, tells: int) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: len(self.tells) >= tells)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -92,8 +96,7 @@ def kill(service: Served, record: Record, kills: int, trials: int, moments: rand
     """Kill and restart at random points of the progress, and a random moment later; the seconds of every restart."""
     starts: list[float] = []
     for threshold in sorted(moments.sample(range(2, trials - 10), kills)):
-        with record.changed:
-            record.changed.wait_for(lambda threshold=threshold: len(record.tells) >= threshold)
+        record.wait_for(threshold)
         time.sleep(moments.uniform(0.0, 0.3))
         service.kill()
         starts.append(service.start())
