@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .peers import PEERS, TITLES
+from .peers import PEERS, TITLES, VARIANTS
 from .problems import PROBLEMS
 from .run import Line, cost, read
 
@@ -26,6 +26,7 @@ COLOURS = {
     "ax": "#d62728",
     "ax_sem0": "#f29a9b",
     "optuna_gp": "#2ca02c",
+    "optuna_gp_exact": "#8fd694",
     "optuna_tpe": "#98c379",
     "optuna_cma": "#bcbd22",
     "botorch": "#ff7f0e",
@@ -59,11 +60,16 @@ class Results:
         return [p for p in PEERS if any(peer == p for _, peer, _ in self.runs)]
 
     @property
+    def ranked(self) -> list[str]:
+        return [p for p in self.peers if p not in VARIANTS]
+
+    @property
     def problems(self) -> list[str]:
         return [p for p in PROBLEMS if any(problem == p for problem, _, _ in self.runs)]
 
     def peers_of(self, problem: str) -> list[str]:
-        return [p for p in self.peers if any((q, peer) == (problem, p) for q, peer, _ in self.runs)]
+        """The peers, without variants, that were run on a problem."""
+        return [p for p in self.ranked if any((q, peer) == (problem, p) for q, peer, _ in self.runs)]
 
     def of(self, problem: str, peer: str) -> list[Line]:
         return [line for (q, p, _), line in self.runs.items() if (q, p) == (problem, peer)]
@@ -166,7 +172,9 @@ def _cell(lines: Sequence[Line]) -> tuple[float, str]:
 
 def rank_rows(results: Results) -> list[tuple[str, list[tuple[str, float, float, float]]]]:
     """For all problems that every peer was run on, and for those of them that every peer can express."""
-    complete = [q for q in results.problems if results.peers_of(q) == results.peers and results.scores(q).shape[-1] > 0]
+    complete = [
+        q for q in results.problems if results.peers_of(q) == results.ranked and results.scores(q).shape[-1] > 0
+    ]
     groups = [
         (f"all {len(complete)} problems", complete),
         ("those that every peer can express", [q for q in complete if results.expressible(q)]),
@@ -175,7 +183,7 @@ def rank_rows(results: Results) -> list[tuple[str, list[tuple[str, float, float,
     for title, problems in groups:
         if problems:
             mean, low, high = ranks([results.scores(q) for q in problems], np.random.default_rng(0))
-            rows = zip(results.peers, mean.tolist(), low.tolist(), high.tolist(), strict=True)
+            rows = zip(results.ranked, mean.tolist(), low.tolist(), high.tolist(), strict=True)
             found.append(
                 (f"{title} ({len(problems)})" if "all" not in title else title, sorted(rows, key=lambda r: r[1]))
             )
@@ -302,7 +310,7 @@ def plot_curves(results: Results, path: Path) -> None:
     figure, axes = plt.subplots(rows, columns, figsize=(4.7 * columns, 3.5 * rows + 0.6), squeeze=False)
     for problem, axis in zip(results.problems, axes.flat, strict=False):
         regret = False
-        for peer in results.peers_of(problem):
+        for peer in results.peers:
             lines = [line for line in results.of(problem, peer) if line["status"] == "ok"]
             if not lines:
                 continue
