@@ -201,7 +201,7 @@ def sequence(problem: Problem, seed: int) -> Iterator[Params]:
 class Optuna(Peer):
     """Ask and tell with one of Optuna's samplers; all but TPE get a flat space, where conditions are ignored.
 
-    ``exact``: GPSampler is told that even a noisy objective is deterministic, which suits it better.
+    ``exact``: GPSampler is told that even a noisy objective is deterministic.
     """
 
     packages = ("optuna", "torch", "scipy")
