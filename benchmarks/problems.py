@@ -400,3 +400,8 @@ BBOB = (3, 8, 13, 15, 21)
 PROBLEMS: dict[str, Callable[[int], Problem]] = {p.name: partial(lambda p, _: p, p) for p in _FIXED}
 PROBLEMS |= {"digits": partial(_digits, False), "digits_flat": partial(_digits, True)}
 PROBLEMS |= {f"bbob_f{f}": partial(_bbob, f) for f in BBOB}
+
+
+def trials_of(name: str) -> int:
+    """A problem's own number of trials; the suite of BBOB's need not be installed for it."""
+    return Problem.trials if name.startswith("bbob") else PROBLEMS[name](0).trials

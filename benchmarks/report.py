@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .peers import PEERS, TITLES, VARIANTS
-from .problems import PROBLEMS
+from .problems import PROBLEMS, trials_of
 from .run import Line, cost, read
 
 BEGIN = "<!-- begin: written by python -m benchmarks report -->"
@@ -52,7 +52,10 @@ class Results:
             (j["problem"], j["peer"], j["seed"]): line
             for line in self.lines
             for j in [line["job"]]
-            if j["kind"] == "run" and j["start"] == self.start and j["trials"] is None and line["status"] in MEASURED
+            if j["kind"] == "run"
+            and j["start"] == self.start
+            and j["trials"] == trials_of(j["problem"])
+            and line["status"] in MEASURED
         }
 
     @property
@@ -154,7 +157,7 @@ def score_table(results: Results) -> str:
         best = min((m for m, _ in medians.values()), default=math.inf)
         cells = [f"**{text}**" if m == best and math.isfinite(m) else text for m, text in medians.values()]
         some = next((line for p in peers for line in results.of(problem, p) if line["status"] == "ok"), None)
-        trials, measure = (str(some["trials"]), some["measure"]) if some else ("", "")
+        trials, measure = (str(some["job"]["trials"]), some["measure"]) if some else ("", "")
         rows.append([f"`{problem}`", measure, trials, str(results.scores(problem).shape[-1]), *cells])
     return table(["problem", "score", "trials", "seeds", *(TITLES[p] for p in peers)], rows)
 

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from .peers import ENVIRONMENTS, PEERS, Cannot, Peer, sequence
-from .problems import HARTMANN6, HARTMANN_BEST, PROBLEMS, VALUE, Params, Problem
+from .problems import HARTMANN6, HARTMANN_BEST, PROBLEMS, VALUE, Params, Problem, trials_of
 
 ROOT = Path(__file__).parents[1]
 Job = dict[str, Any]  # what a cell is: kind, peer, problem, seed, start, trials (or n and data)
@@ -43,9 +43,10 @@ ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", 
 def comparison(
     problems: Sequence[str], peers: Sequence[str], seeds: Iterable[int], start: str, trials: int | None
 ) -> list[Job]:
-    """Seed by seed, so that what is there when a run is cut short is balanced."""
+    """Seed by seed, so that what is there when a run is cut short is balanced; ``trials`` None: each problem's own."""
+    budgets = {problem: trials or trials_of(problem) for problem in problems}
     return [
-        {"kind": "run", "peer": peer, "problem": problem, "seed": seed, "start": start, "trials": trials}
+        {"kind": "run", "peer": peer, "problem": problem, "seed": seed, "start": start, "trials": budgets[problem]}
         for seed in seeds
         for problem in problems
         for peer in peers
@@ -96,7 +97,7 @@ def main(job: Job) -> Line:
 def run(job: Job) -> Line:
     """Optimise a problem: the shared start (or the peer's own), then ask and tell until the trials are spent."""
     problem = PROBLEMS[job["problem"]](job["seed"])
-    total = job["trials"] or problem.trials
+    total: int = job["trials"]
     start = shared_start(problem, job["seed"], total) if job["start"] == "shared" else []
     peer = PEERS[job["peer"]](problem, job["seed"], len(start), total)
     noise = problem.noise * np.random.default_rng([job["seed"], 2]).standard_normal(total)  # the same for every peer
@@ -129,7 +130,6 @@ def run(job: Job) -> Line:
             trajectory.append((i + 1, problem.score(peer.best())))
             rested = False
     return {
-        "trials": total,
         "score": problem.score(peer.best()),
         "measure": problem.measure,
         "trajectory": [(n, float(f"{s:.6g}")) for n, s in trajectory],

@@ -122,7 +122,7 @@ def test_a_run_goes_on_where_it_stopped_and_is_reported(tmp_path: Path, capsys: 
     assert run_all(jobs[1:], out, 0.01)[0]["status"] == "timeout"
     assert [line["status"] for line in read(out)] == ["ok", "timeout"]
 
-    with out.open("a") as file:  # as if with the problem's own number of trials, which takes longer
+    with out.open("a") as file:  # passed off as the problems' own numbers of trials
         for job in comparison(["branin", "gramacy"], ["random", "sobol"], [0, 1, 2], "shared", None):
             line = main({**job, "trials": 12})
             file.write(json.dumps({"job": job, **line}) + "\n")
@@ -134,7 +134,7 @@ def test_a_run_goes_on_where_it_stopped_and_is_reported(tmp_path: Path, capsys: 
     assert text.startswith("above\n")
     assert text.endswith(f"{report.END}\nbelow\n")
     assert "last time" not in text
-    assert "| `gramacy` | regret | 12 | 3 |" in text
+    assert "| `gramacy` | regret | 40 | 3 |" in text
     assert {p.name for p in out.parent.glob("*.png")} == {"curves-shared.png", "ranks-shared.png", "latency.png"}
 
 
