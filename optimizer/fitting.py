@@ -162,8 +162,10 @@ def negative_log_posterior(
     value, grad = prior.negative_log(theta, groups)
     m, alpha = mean_and_weights(L, data.y)
     value += 0.5 * float((data.y - m) @ alpha) + float(np.log(np.diag(L)).sum()) + 0.5 * m * m / MEAN_PRIOR_VARIANCE
-    W, _ = potri(L, lower=1)
-    W = np.tril(W) + np.tril(W, -1).T - np.outer(alpha, alpha)  # K^-1 - alpha alpha^T
+    W, _ = potri(L, lower=1)  # the lower half of K^-1; the upper half is zero
+    W = W + W.T
+    W[np.diag_indices(n)] *= 0.5
+    W -= np.outer(alpha, alpha)
     M = W * slope
     M *= signal
     # sum_ij M_ij (x_i - x_j)^2 per column without n^2 d memory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -120,7 +121,7 @@ def _outcomes(trials: Sequence[Trial]) -> tuple[list[Trial], list[Trial]]:
     return worked, [t for t in trials if t.state is TrialState.INFEASIBLE]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Rows:
     """What was measured of one metric: configurations, values and standard deviations of noise (NaN: unknown)."""
 
@@ -129,9 +130,22 @@ class _Rows:
     noise: Float64[np.ndarray, " n"]
     groups: Int64[np.ndarray, " d"]
 
+    @cached_property
+    def _key(self) -> bytes:
+        return b"|".join(a.tobytes() for a in (self.X, self.values, self.noise, self.groups))
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Rows) and self._key == other._key
+
     def on(self, scale: Scale) -> Data:
         known = np.maximum((self.noise * scale.slope(self.values)) ** 2, NOISE_FLOOR)
         return Data(self.X, scale.forward(self.values), known, self.groups)
+
+    def first(self, n: int) -> _Rows:
+        return self._take(np.arange(n)) if n < len(self.values) else self
 
     def part(self, sign: float) -> _Rows:
         """At most SUBSET rows: the best quarter of them, and the rest evenly from the others."""
@@ -139,19 +153,48 @@ class _Rows:
             return self
         order = np.argsort(-sign * self.values, kind="stable")
         top, others = order[: SUBSET // 4], np.sort(order[SUBSET // 4 :])
-        keep = np.sort(np.concatenate([top, others[np.linspace(0, len(others) - 1, SUBSET - len(top)).astype(int)]]))
-        return _Rows(self.X[keep], self.values[keep], self.noise[keep], self.groups)
+        spaced = others[np.linspace(0, len(others) - 1, SUBSET - len(top)).astype(int)]
+        return self._take(np.sort(np.concatenate([top, spaced])))
+
+    def _take(self, rows: np.ndarray) -> _Rows:
+        return _Rows(self.X[rows], self.values[rows], self.noise[rows], self.groups)
 
 
 def _fit_metric(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tuple[MetricModel, tuple[str, ...]]:
-    scale, found = _choose_scale(rows, sign, prior, warp=warp)
+    """The model of all rows, with what was decided on the first of them, up to the last milestone."""
+    n = len(rows.values)
+    milestone = _milestone(n)
+    headroom, hyperparameters = _decide(rows.first(milestone), sign, prior, warp)
+    scale = _logarithmic(rows.values, sign, headroom) or Scale.of(rows.values, sign)
     data = rows.on(scale)
-    hyperparameters = None if found is None else found.hyperparameters
-    if found is not None and len(data.y) > SUBSET:
-        hyperparameters = _refined(data, prior, found)
+    if hyperparameters is not None and milestone < n <= SUBSET:
+        hyperparameters = _refined(data, prior, hyperparameters)
     gp, steps = condition_safely(data, prior, hyperparameters)
     noisy = bool((data.diagonal(gp.hyperparameters.noise) > NOISY_FROM).any())
     return MetricModel(gp, scale, noisy), steps
+
+
+def _milestone(n: int) -> int:
+    """The largest of 30, 33, 36, ... (a tenth more each time) that is at most n; n itself below 30.
+
+    What is expensive to decide is decided there, on the rows there were then; so it depends on the trials alone.
+    """
+    milestone = min(30, n)
+    while milestone >= 30 and milestone + milestone // 10 <= n:
+        milestone += milestone // 10
+    return milestone
+
+
+@lru_cache(maxsize=256)  # between milestones the same question comes with every trial
+def _decide(rows: _Rows, sign: float, prior: Prior, warp: bool) -> tuple[float | None, Hyperparameters | None]:
+    """The headroom of a logarithmic scale (None: linear) and the hyperparameters for it (None: no fit succeeded)."""
+    headroom, found = _choose_headroom(rows, sign, prior, warp=warp)
+    if found is None:
+        return None, None
+    if len(rows.values) <= SUBSET:
+        return headroom, found.hyperparameters
+    scale = _logarithmic(rows.values, sign, headroom) or Scale.of(rows.values, sign)
+    return headroom, _refined(rows.on(scale), prior, found.hyperparameters)
 
 
 def _rows(space: Space, trials: Sequence[Trial], metric: str, noise: Noise) -> _Rows:
@@ -162,7 +205,7 @@ def _rows(space: Space, trials: Sequence[Trial], metric: str, noise: Noise) -> _
     return _Rows(X, np.array([m.value for _, m in found]), np.array(sds, dtype=float), space.groups)
 
 
-def _choose_scale(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tuple[Scale, Fit | None]:
+def _choose_headroom(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tuple[float | None, Fit | None]:
     """The scale of y under which the values are most probable, and the fit on it (None: no fit succeeded).
 
     The densities of differently scaled y are compared in the metric's own unit, by the Jacobian of the scale (Snelson,
@@ -172,8 +215,8 @@ def _choose_scale(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tupl
     plain = Scale.of(rows.values, sign)
     best = _fit_or_none(part.on(plain), prior)
     if best is None or not warp:
-        return plain, best
-    chosen, loss = plain, best.loss - float(np.log(plain.slope(part.values)).sum()) - EVIDENCE
+        return None, best
+    chosen, loss = None, best.loss - float(np.log(plain.slope(part.values)).sum()) - EVIDENCE
     start = best.hyperparameters
     for headroom in HEADROOMS:
         scale = _logarithmic(rows.values, sign, headroom)
@@ -182,11 +225,13 @@ def _choose_scale(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tupl
             continue
         in_unit = found.loss - float(np.log(scale.slope(part.values)).sum())
         if in_unit < loss:
-            chosen, best, loss = scale, found, in_unit
+            chosen, best, loss = headroom, found, in_unit
     return chosen, best
 
 
-def _logarithmic(values: Float64[np.ndarray, " n"], sign: float, headroom: float) -> Scale | None:
+def _logarithmic(values: Float64[np.ndarray, " n"], sign: float, headroom: float | None) -> Scale | None:
+    if headroom is None:
+        return None
     try:
         return Scale.of(values, sign, headroom)
     except ValueError:
@@ -200,9 +245,9 @@ def _fit_or_none(data: Data, prior: Prior, starts: Sequence[Hyperparameters] | N
         return None
 
 
-def _refined(data: Data, prior: Prior, found: Fit) -> Hyperparameters:
-    """The fit to part of the data carried on to all of it, as far as numerics allow."""
+def _refined(data: Data, prior: Prior, start: Hyperparameters) -> Hyperparameters:
+    """What was fitted to part of the data carried on to all of it, as far as numerics allow."""
     try:
-        return refine(data, prior, found.hyperparameters).hyperparameters
+        return refine(data, prior, start).hyperparameters
     except FitError:
-        return found.hyperparameters
+        return start
