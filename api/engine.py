@@ -16,8 +16,8 @@ import logging
 import os
 import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,8 +27,9 @@ from suffice.optimizer.errors import Problem
 from .errors import EngineFailed, Unavailable
 
 WORKER = (sys.executable, "-m", "suffice.api.worker")
+GATHER_SECONDS = 0.05  # asks that come together are answered together: wait so long, at most, for more of them
 BURST_SECONDS = 0.03  # a refresh waits this long for what often follows: the next ask of the worker that told
-FEWEST, MOST = 4, 16  # suggestions that are kept ready; fitting a model costs far more than one suggestion more
+FEWEST = 4  # suggestions that are kept ready: one more costs far less than the model that they all stand on
 ATTEMPTS = 3  # workers that one job may bring down
 RESTART_SECONDS = 1.0  # between workers that do not even start
 JOB_SECONDS = 300.0  # after which a worker counts as stuck
@@ -46,6 +47,7 @@ class Pulse:
     """Whoever waits for the next change of a study waits for this; there is a new one after it."""
 
     waiting: int = 0  # suggestions that asks wait for
+    due: float = 0.0  # not to be computed before, while more asks are on their way
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -56,17 +58,13 @@ class Desk:
     changed: bool = False  # something happened that the ready suggestions do not know
     due: float = 0.0  # not to be refreshed before, unless asks wait
     busy: bool = False
+    asking: int = 0  # asks that look whether enough suggestions are ready
     asked: int = 0  # suggestions asked for since the last refresh began
     on_demand: bool = False  # the last ask wanted fresh ones: preparing any beforehand would be in vain
     crashes: int = 0
     failures: int = 0
     error: str = ""  # why the last of them failed
     pulse: Pulse = field(default_factory=Pulse)
-
-    @property
-    def spare(self) -> int:
-        """How many suggestions to keep ready: twice what was asked for in the time of the last refresh."""
-        return min(max(2 * self.asked, FEWEST), MOST)
 
     def beat(self) -> None:
         """Wake everyone who waits; those who still miss something will be back at the next pulse."""
@@ -125,19 +123,28 @@ class Engine:
             self._loop.call_soon_threadsafe(self._wake, study_id, refresh)
 
     def _wake(self, study_id: int, refresh: bool) -> None:
-        assert self._loop is not None
         desk = self._desk(study_id)
         desk.beat()
-        if refresh and not desk.on_demand and not desk.changed:
+        if refresh and not desk.changed:
             desk.changed = True
-            desk.due = self._loop.time() + BURST_SECONDS
-            self._loop.call_at(desk.due, self._work.set)
+            desk.due = self._later(BURST_SECONDS)
 
     def noted(self, study_id: int, count: int, *, fresh: bool) -> None:
         """That many suggestions are being asked for: the next refresh prepares about as many."""
         desk = self._desk(study_id)
         desk.asked += count
         desk.on_demand = fresh
+
+    @contextmanager
+    def asking(self, study_id: int) -> Generator[None]:
+        """Meanwhile an ask looks whether enough is ready; if not, it will wait, and belongs into the same batch."""
+        desk = self._desk(study_id)
+        desk.asking += 1
+        try:
+            yield
+        finally:
+            desk.asking -= 1
+            self._work.set()
 
     async def refill(self, study_id: int, count: int) -> None:
         """Have so many suggestions computed, and wait until something changed; raises EngineFailed.
@@ -146,6 +153,8 @@ class Engine:
         """
         desk = self._desk(study_id)
         pulse, failures = desk.pulse, desk.failures
+        if not pulse.waiting:
+            pulse.due = self._later(GATHER_SECONDS)
         pulse.waiting += count
         self._work.set()
         try:
@@ -193,6 +202,13 @@ class Engine:
             log.warning("an engine worker is ended, because study %s was deleted", job.study)
             process.kill()
 
+    def _later(self, seconds: float) -> float:
+        """When that will be; somebody will look for work then."""
+        assert self._loop is not None
+        due = self._loop.time() + seconds
+        self._loop.call_at(due, self._work.set)
+        return due
+
     def _desk(self, study_id: int) -> Desk:
         return self._desks.setdefault(study_id, Desk())
 
@@ -214,17 +230,20 @@ class Engine:
         now = self._loop.time()
         idle = [(study_id, desk) for study_id, desk in self._desks.items() if not desk.busy]
         for study_id, desk in idle:
-            if desk.pulse.waiting:
-                return self._refresh(study_id, desk, desk.pulse.waiting + (0 if desk.on_demand else desk.spare))
+            if desk.pulse.waiting and (not desk.asking or desk.pulse.due <= now):
+                return self._refresh(study_id, desk)
         for study_id, desk in idle:
-            if desk.changed and desk.due <= now:
-                return self._refresh(study_id, desk, desk.spare)
+            if desk.changed and not desk.on_demand and desk.due <= now:
+                return self._refresh(study_id, desk)
         return None
 
-    def _refresh(self, study_id: int, desk: Desk, count: int) -> Job:
+    def _refresh(self, study_id: int, desk: Desk) -> Job:
+        """As many as asks wait for, and some for those to come: twice what was asked for during the last refresh."""
+        spare = 0 if desk.on_demand else max(2 * desk.asked, FEWEST)
+        count = desk.pulse.waiting or (0 if spare else 1)
         self._desks[study_id] = self._desks.pop(study_id)  # to the end: every study has its turn
         desk.busy, desk.changed, desk.asked = True, False, 0
-        return Job("refresh", study_id, {"count": count})
+        return Job("refresh", study_id, {"count": count, "spare": spare})
 
     def _done(self, job: Job, message: dict[str, Any]) -> None:
         error = message.get("error")

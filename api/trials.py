@@ -61,9 +61,12 @@ async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> A
 
 
 async def _ask(parts: Parts, study_id: int, wanted: Ask, since: int) -> Given | Stop:
-    while isinstance(given := await run_in_threadpool(parts.leases.ask, study_id, wanted, since), Short):
+    while True:
+        with parts.engine.asking(study_id):
+            given = await run_in_threadpool(parts.leases.ask, study_id, wanted, since)
+        if not isinstance(given, Short):
+            return given
         await parts.engine.refill(study_id, given.count)
-    return given
 
 
 @router.get("/trials", responses=problems(404, 422), summary="List trials")

@@ -19,12 +19,13 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, TextIO
 
-from suffice.optimizer import InvalidInput, NotFound, Stop, Study
+from suffice.optimizer import InvalidInput, NotFound, Stop, Study, TrialState
 
 from .database import Database
 from .store import Changes, Store
 
 WARM_STUDIES = 32
+MOST = 16  # spare suggestions
 EARLY = 16  # suggestions prepared before there is a model: they cost next to nothing
 HEAVY = (
     "suffice.optimizer.suggest",
@@ -46,7 +47,7 @@ class Worker:
         """The answer to a job."""
         match job["kind"]:
             case "refresh":
-                return self.refresh(job["study"], job["count"])
+                return self.refresh(job["study"], job["count"], job["spare"])
             case "best":
                 return self.best(job["study"])
             case "predict":
@@ -54,14 +55,17 @@ class Worker:
             case kind:
                 raise InvalidInput("kind", "refresh, best or predict", kind)
 
-    def refresh(self, study_id: int, count: int) -> dict[str, Any]:
-        """Replace the study's ready suggestions by ``count`` that know everything up to now.
+    def refresh(self, study_id: int, count: int, spare: int = 0) -> dict[str, Any]:
+        """Replace the study's ready suggestions by ``count`` that know everything up to now, and about ``spare`` more.
 
         ``current`` in the answer: nothing happened meanwhile that they do not know.
         """
         study, known = self._read(study_id)
         if not any(trial.state.informative for trial in study.trials):
             count = max(count, EARLY)
+        elif spare:
+            running = sum(trial.state is TrialState.RUNNING for trial in study.trials)
+            count += min(max(spare, running + 1), MOST)  # each of the workers may be back before the next refresh
         ready = study.suggest(count, first_number=known.next_number)
         suggestions = [] if isinstance(ready, Stop) else ready
         exhausted = len(suggestions) < count

@@ -30,10 +30,10 @@ from suffice.api import worker
 folder = Path({folder!r})
 refresh = worker.Worker.refresh
 
-def odd(self, study_id, count):
+def odd(self, study_id, count, spare):
     what = (folder / "do").read_text()
     with open(folder / "done", "a") as done:
-        done.write(f"{{study_id}} {{count}} {{what}}\\n")
+        done.write(f"{{study_id}} {{count + spare}} {{what}}\\n")
     match what:
         case "crash":
             os._exit(7)
@@ -41,7 +41,7 @@ def odd(self, study_id, count):
             raise RuntimeError("out of ideas")
         case "wait":
             (folder / "fifo").read_text()
-    return refresh(self, study_id, count)
+    return refresh(self, study_id, count, spare)
 
 worker.Worker.refresh = odd
 worker.main()
@@ -126,10 +126,11 @@ def test_many_tells_are_one_refresh(odd: Odd):
     odd.release()
     (fresh,) = odd.service.ask(study, fresh=True)
     assert fresh["source"]["observations"] == 8
-    assert len(odd.done) == started + 1
+    assert len(odd.done) <= started + 1
 
 
 def test_asks_that_wait_are_answered_from_one_joint_batch(odd: Odd, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("suffice.api.engine.GATHER_SECONDS", PATIENCE)
     study = odd.service.study("batch")
     trials = odd.service.ask(study, 8)
     odd.do("wait")
@@ -140,13 +141,12 @@ def test_asks_that_wait_are_answered_from_one_joint_batch(odd: Odd, monkeypatch:
     with ThreadPoolExecutor(5) as pool:
         asks = [pool.submit(odd.service.ask, study, 2, fresh=True) for _ in range(5)]
         assert waits()
-        before = len(odd.counts)
-        odd.release()
+        before, known = len(odd.counts), odd.counts[-1]
+        odd.release()  # what that refresh finds is enough for some of them; the others wait for one more
         trials = [trial for ask in asks for trial in ask.result()]
     assert len({tuple(t["parameters"].values()) for t in trials}) == len(trials) == 10
     assert all(t["source"]["observations"] == 8 for t in trials)
-    assert len(odd.counts[before:]) == 1
-    assert odd.counts[-1] >= 10
+    assert odd.counts[before:] == [10 - known]
 
 
 def test_suggestions_are_prepared_when_a_study_is_made_and_after_a_tell(tmp_path: Path):
@@ -196,7 +196,7 @@ def test_what_goes_wrong_in_a_job_is_its_answer(tmp_path: Path):
     bench = Bench(tmp_path)
     worker = Worker(bench.store)
     assert answer(worker, {"kind": "best", "study": bench.id})["error"]["type"] == "NotFound"
-    assert answer(worker, {"kind": "refresh", "study": 99, "count": 1})["error"]["type"] == "NotFound"
+    assert answer(worker, {"kind": "refresh", "study": 99, "count": 1, "spare": 0})["error"]["type"] == "NotFound"
     wrong = answer(worker, {"kind": "predict", "study": bench.id, "configurations": [{"x": -1}]})
     assert [(p["field"], p["got"]) for p in wrong["error"]["problems"]] == [("configurations.0.x", "-1")]
     assert answer(worker, {"kind": "guess", "study": bench.id})["error"]["type"] == "InvalidInput"
