@@ -1,1 +1,1 @@
-"""The service, its Python client and its command line. Import what you need: ``from suffice.api.client import Client``."""
+"""The service, its Python client and its command line: ``from suffice.api.client import Client``, and so on."""

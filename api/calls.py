@@ -235,6 +235,7 @@ def differences(wanted: StudyCreate, found: StudyCreate) -> list[FieldProblem]:
         "outcome_constraints",
         "acquisition",
         "noise",
+        "cost",
         "seed",
     ):
         if name not in wanted.model_fields_set:

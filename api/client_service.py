@@ -36,8 +36,9 @@ class ClientCalls(Generic[StudyT]):
         parameter_constraints: Sequence[str] = (),
         outcome_constraints: Sequence[str] = (),
         budget: int | BudgetSpec | None = None,
-        acquisition: str | None = None,
+        acquisition: str | Mapping[str, Any] | None = None,
         noise: float | str | None = None,
+        cost: float | Mapping[str, Any] | None = None,
         seed: int | None = None,
         lease_seconds: float | None = None,
         max_retries: int | None = None,
@@ -47,7 +48,8 @@ class ClientCalls(Generic[StudyT]):
         """Create a study. What is left out is the service's to choose.
 
         ``exist_ok``: when a study of that name exists already, take it, provided that its definition is the same;
-        Conflict says where it is not. ``budget`` is how many trials are handed out at most.
+        Conflict says where it is not. ``budget`` is how many trials are handed out at most, ``cost`` what one costs in
+        the objective's unit, or ``{"price": ..., "metric": ...}``.
         """
         message = define(
             name,
@@ -56,8 +58,9 @@ class ClientCalls(Generic[StudyT]):
             parameter_constraints=list(parameter_constraints),
             outcome_constraints=list(outcome_constraints),
             budget=budget,
-            acquisition=acquisition,
+            acquisition=acquisition if isinstance(acquisition, str | None) else dict(acquisition),
             noise=noise,
+            cost={"price": cost} if isinstance(cost, int | float) else cost,
             seed=seed,
             lease_seconds=lease_seconds,
             max_retries=max_retries,

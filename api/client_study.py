@@ -16,11 +16,13 @@ from .client_errors import SufficeClientError
 from .client_trial import TrialCalls
 from .flows import Emit, Flow, Line, Link, Open, Pause, Request, Stream, operation, stream
 from .wire import (
+    AdviceOut,
     Ask,
     AskOut,
     BestOut,
     BudgetSpec,
     Event,
+    ParetoOut,
     Predict,
     PredictOut,
     StopOut,
@@ -157,6 +159,16 @@ class StudyCalls(Generic[TrialT]):
     def best(self) -> Flow[BestOut]:
         """The recommended trial, and why it is that one; NotFound while nothing is completed."""
         return (yield from call(self._link, Request("GET", f"{self._path}/best", patience=60), BestOut))
+
+    @operation
+    def pareto(self) -> Flow[ParetoOut]:
+        """With several objectives: the trials that no other beats in all of them."""
+        return (yield from call(self._link, Request("GET", f"{self._path}/pareto", patience=60), ParetoOut))
+
+    @operation
+    def advice(self) -> Flow[AdviceOut]:
+        """What one more trial is worth beside those that run, and whether it pays."""
+        return (yield from call(self._link, Request("GET", f"{self._path}/advice", patience=60), AdviceOut))
 
     @operation
     def predict(

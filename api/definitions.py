@@ -17,7 +17,7 @@ from .wire import MeasurementSpec, StudyCreate, StudyExport, Tell, TrialAdd, Tri
 
 T = TypeVar("T")
 ENOUGH = 100  # problems: more are not looked for
-FIELDS = {"parameters", "parameter_constraints", "objectives", "outcome_constraints", "acquisition", "noise"}
+FIELDS = {"parameters", "parameter_constraints", "objectives", "outcome_constraints", "acquisition", "noise", "cost"}
 
 
 class Definitions:

@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from suffice.optimizer import InvalidInput, NotFound
+from suffice.optimizer import Conflict, InvalidInput, NotFound
 from suffice.optimizer.errors import Problem
 
 from .errors import EngineFailed, Unavailable
@@ -360,6 +360,8 @@ def _as_exception(error: dict[str, Any]) -> Exception:
     match error["type"]:
         case "NotFound":
             return NotFound(error["message"])
+        case "Conflict":
+            return Conflict(error["message"])
         case "InvalidInput":
             return InvalidInput.of(Problem(**p) for p in error["problems"])
         case kind:

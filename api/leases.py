@@ -72,13 +72,14 @@ class Leases:
             queued = _queued(session, study_id, count)
             missing = count - len(queued)
             ready = _ready(session, study_id, since, missing + 1) if missing else []
-            exhausted = study.exhausted_version == study.data_version
-            if len(ready) < missing and not exhausted:
+            stop = study.stop if study.stop and study.stop["data_version"] == study.data_version else None
+            if len(ready) < missing and stop is None:
                 return Short(missing)
             taken = ready[:missing]
             trials = queued + [_new_trial(session, study, suggestion, at) for suggestion in taken]
             if not trials:
-                return Stop(StopReason.EXHAUSTED, "every configuration of the space was tried or is being tried")
+                assert stop is not None
+                return Stop(StopReason(stop["reason"]), stop["message"], stop["gain"], stop["cost"])
             for trial in trials:
                 _lease(study, trial, ask.worker, at)
             if ask.idempotency_key is not None:
@@ -86,7 +87,7 @@ class Leases:
                 session.add(AskRow(study_id=study_id, key=ask.idempotency_key, count=ask.count, given=given))
             session.flush()
             stale = any(suggestion.data_version < study.data_version for suggestion in taken)
-            refill = stale or (bool(taken) and len(ready) == len(taken) and not exhausted)
+            refill = stale or (bool(taken) and len(ready) == len(taken) and stop is None)
             return Given(views(session, study_id, trials, with_lease=True), refill)
 
     def _again(self, session: Session, study: StudyRow, earlier: AskRow, ask: Ask, at: datetime) -> list[TrialOut]:

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from suffice.optimizer import Conflict, NotFound, Suggestion, Trial, TrialState
+from suffice.optimizer import Conflict, NotFound, Stop, Suggestion, Trial, TrialState
 
 from .database import Database
 from .tables import MeasurementRow, StudyRow, SuggestionRow, TrialRow, key_of, spent
@@ -110,12 +110,20 @@ class Store:
             session.exec(delete(StudyRow).where(col(StudyRow.id) == study_id))
 
     def _new_study(self, definition: StudyCreate, seed: int) -> StudyRow:
-        fields = ("parameters", "parameter_constraints", "objectives", "outcome_constraints", "acquisition", "noise")
+        fields = (
+            "parameters",
+            "parameter_constraints",
+            "objectives",
+            "outcome_constraints",
+            "acquisition",
+            "noise",
+            "cost",
+        )
         dumped = definition.model_dump(mode="json", exclude_none=True)
         at = self.clock()
         return StudyRow(
             name=definition.name,
-            definition={name: dumped[name] for name in fields},
+            definition={name: dumped[name] for name in fields if name in dumped},
             seed=seed,
             budget=definition.budget.trials,
             lease_seconds=definition.lease_seconds,
@@ -255,11 +263,12 @@ class Store:
             return Changes(trials, study.sequence, study.data_version, study.next_number)
 
     def replace_ready(
-        self, study_id: int, ready: Sequence[Suggestion], known: Changes, *, exhausted: bool = False
+        self, study_id: int, ready: Sequence[Suggestion], known: Changes, *, stop: Stop | None = None
     ) -> bool:
         """Put ``ready`` in place of the study's ready suggestions; whether they know everything up to this moment.
 
-        Suggestions that stand on less than those already there are dropped.
+        ``stop`` is what asks are answered once these are handed out and nothing was told since. Suggestions that stand
+        on less than those already there are dropped.
         """
         with self.database.write() as session:
             study = by_id(session, study_id, lock=True)
@@ -280,7 +289,7 @@ class Store:
             ]
             if rows:
                 session.exec(insert(SuggestionRow), params=rows)
-            study.exhausted_version = known.data_version if exhausted else None
+            study.stop = None if stop is None else {**stop.to_json(), "data_version": known.data_version}
             study.refreshed_at = study.tick()
             return (study.data_version, study.next_number) == (known.data_version, known.next_number)
 

@@ -9,13 +9,15 @@ from typing import Annotated, Any
 from fastapi import Query, Response
 from fastapi.concurrency import run_in_threadpool
 
-from suffice.optimizer import NotFound, Study
+from suffice.optimizer import Conflict, NotFound, Study
 
 from .definitions import check_import, check_study
 from .deps import Cursor, Limit, Name, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .wire import (
+    AdviceOut,
     BestOut,
+    ParetoOut,
     Predict,
     Prediction,
     PredictOut,
@@ -85,7 +87,7 @@ def export_study(parts: PartsDep, name: Name) -> StudyExport:
     return parts.store.export(parts.study(name).id)
 
 
-@router.get("/studies/{name}/best", responses=problems(404, 422, 503), summary="The recommended trial")
+@router.get("/studies/{name}/best", responses=problems(404, 409, 422, 503), summary="The recommended trial")
 async def best(
     parts: PartsDep,
     name: Name,
@@ -97,6 +99,8 @@ async def best(
     is completed.
     """
     study, definition = await run_in_threadpool(parts.defined, name)
+    if definition.goal.several:
+        raise Conflict("there is no single best trial for several objectives: see /pareto")
     found, data_version = await run_in_threadpool(parts.store.best, study.id)
     if found is None or found["data_version"] != data_version:
         try:
@@ -130,16 +134,43 @@ def _values(trial: TrialOut) -> dict[str, float]:
     return {metric: sum(values) / len(values) for metric, values in replicates.items()}
 
 
+MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]
+
+
+@router.get("/studies/{name}/pareto", responses=problems(404, 422, 503), summary="The Pareto front")
+async def pareto(parts: PartsDep, name: Name, max_wait_s: MaxWait = 30.0) -> ParetoOut:
+    """With several objectives: the completed trials that no other beats in all of them."""
+    study, _ = await run_in_threadpool(parts.defined, name)
+    found = await _call(parts, "pareto", study.id, max_wait_s)
+    trials = await run_in_threadpool(lambda: [parts.store.trial(study.id, b["number"]) for b in found["trials"]])
+    front = [
+        BestOut(trial=trial, mean=b["mean"], sd=b["sd"], why=b["why"])
+        for trial, b in zip(trials, found["trials"], strict=True)
+    ]
+    return ParetoOut(trials=front, data_version=found["data_version"])
+
+
+@router.get("/studies/{name}/advice", responses=problems(404, 422, 503), summary="What one more trial is worth")
+async def advice(parts: PartsDep, name: Name, max_wait_s: MaxWait = 30.0) -> AdviceOut:
+    """The expected gain of the most worthwhile trial, beside those that run, its expected cost, and whether it pays."""
+    study, _ = await run_in_threadpool(parts.defined, name)
+    return AdviceOut(**await _call(parts, "advice", study.id, max_wait_s))
+
+
+async def _call(parts: Parts, kind: str, study_id: int, max_wait_s: float, **payload: Any) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(max_wait_s):
+            return await parts.engine.call(kind, study_id, **payload)
+    except TimeoutError:
+        raise Unavailable(f"the engine did not answer within {max_wait_s:g} s") from None
+
+
 @router.post("/studies/{name}/predict", responses=problems(404, 422, 503), summary="What the model expects")
 async def predict(parts: PartsDep, name: Name, wanted: Predict) -> PredictOut:
     """Posterior mean and standard deviation of the noiseless objective. 404 while there is no model."""
     study, definition = await run_in_threadpool(parts.defined, name)
     configurations = await run_in_threadpool(_check_configurations, definition, wanted.configurations)
-    try:
-        async with asyncio.timeout(wanted.max_wait_s):
-            found = await parts.engine.call("predict", study.id, configurations=configurations)
-    except TimeoutError:
-        raise Unavailable(f"the engine did not answer within {wanted.max_wait_s:g} s") from None
+    found = await _call(parts, "predict", study.id, wanted.max_wait_s, configurations=configurations)
     return PredictOut(
         metric=definition.goal.objective.metric,
         predictions=[Prediction(mean=m, sd=s) for m, s in zip(found["mean"], found["sd"], strict=True)],

@@ -72,7 +72,7 @@ class StudyRow(Base, table=True):
     data_version: int = 0
     changed_at: int = 0  # the sequence of the last change of the study itself
     refreshed_at: int = 0  # the sequence of the last refresh of its ready suggestions
-    exhausted_version: int | None = None  # the data version at which nothing new was left to suggest
+    stop: dict[str, Any] | None = Field(default=None, sa_type=Document)  # why no more was suggested, at which version
     best: dict[str, Any] | None = Field(default=None, sa_type=Document)  # the engine's last recommendation
 
     def tick(self) -> int:

@@ -38,6 +38,14 @@ class ParameterSpec(Wire):
 class ObjectiveSpec(Wire):
     metric: str = "objective"
     direction: Literal["minimize", "maximize"] = "minimize"
+    reference_point: FiniteFloat | None = None  # with several objectives: where it becomes worth having; None: inferred
+
+
+class CostSpec(Wire):
+    """What a trial costs in the objective's unit: ``price``, or ``price`` per unit of the measured ``metric``."""
+
+    price: FiniteFloat = Field(gt=0)
+    metric: str | None = None
 
 
 class BudgetSpec(Wire):
@@ -52,8 +60,9 @@ class StudyCreate(Wire):
     objectives: list[ObjectiveSpec] = Field(default_factory=lambda: [ObjectiveSpec()], min_length=1)
     parameter_constraints: list[str] = []
     outcome_constraints: list[str] = []
-    acquisition: str = "auto"
+    acquisition: str | dict[str, str | FiniteFloat] = "auto"  # a name, or {"name": ..., option: value}
     noise: Literal["auto", "none"] | FiniteFloat = "auto"  # a number: the known standard deviation of the noise
+    cost: CostSpec | None = None  # with one, asks answer Stop when no trial is expected to gain its cost
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     seed: int | None = Field(default=None, ge=0, lt=2**53)  # None: the service draws one and reports it
     lease_seconds: float = Field(default=60.0, gt=0, le=86400)  # a worker that is silent for longer loses its trial
@@ -111,6 +120,7 @@ class SourceOut(Wire):
     mean: float | None = None
     sd: float | None = None
     gain: float | None = None
+    cost: float | None = None
     data_version: int | None = None  # the study's data_version when it was computed
 
 
@@ -232,6 +242,27 @@ class BestOut(Wire):
     mean: float | None = None
     sd: float | None = None
     why: str
+
+
+class ParetoOut(Wire):
+    """GET .../pareto: the trials that no other beats in every objective, best in the first objective first."""
+
+    trials: list[BestOut]
+    data_version: int
+
+
+class AdviceOut(Wire):
+    """GET .../advice: what one more trial is worth beside those that run, in the objective's unit.
+
+    ``pays`` is left out without a cost, the numbers while there is no model.
+    """
+
+    pays: bool | None = None
+    gain: float | None = None
+    cost: float | None = None
+    parameters: dict[str, Value] | None = None
+    why: str
+    data_version: int
 
 
 class Predict(Wire):

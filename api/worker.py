@@ -15,11 +15,11 @@ import signal
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TextIO
 
-from suffice.optimizer import InvalidInput, NotFound, Stop, Study, TrialState
+from suffice.optimizer import Conflict, InvalidInput, NotFound, Stop, StopReason, Study, Suggestion, TrialState
 
 from .database import Database
 from .store import Changes, Store
@@ -50,10 +50,14 @@ class Worker:
                 return self.refresh(job["study"], job["count"], job["spare"])
             case "best":
                 return self.best(job["study"])
+            case "pareto":
+                return self.pareto(job["study"])
+            case "advice":
+                return self.advice(job["study"])
             case "predict":
                 return self.predict(job["study"], job["configurations"])
             case kind:
-                raise InvalidInput("kind", "refresh, best or predict", kind)
+                raise InvalidInput("kind", "refresh, best, pareto, advice or predict", kind)
 
     def refresh(self, study_id: int, count: int, spare: int = 0) -> dict[str, Any]:
         """Replace the study's ready suggestions by ``count`` that know everything up to now, and about ``spare`` more.
@@ -68,8 +72,8 @@ class Worker:
             count += min(max(spare, running + 1), MOST)  # each of the workers may be back before the next refresh
         ready = study.suggest(count, first_number=known.next_number)
         suggestions = [] if isinstance(ready, Stop) else ready
-        exhausted = len(suggestions) < count
-        current = self.store.replace_ready(study_id, suggestions, known, exhausted=exhausted)
+        stop = _why_no_more(study, ready) if len(suggestions) < count else None
+        current = self.store.replace_ready(study_id, suggestions, known, stop=stop)
         return {"current": current, "ready": len(suggestions)}
 
     def best(self, study_id: int) -> dict[str, Any]:
@@ -85,6 +89,15 @@ class Worker:
         }
         self.store.save_best(study_id, answer)
         return answer
+
+    def pareto(self, study_id: int) -> dict[str, Any]:
+        study, known = self._read(study_id)
+        front = [{"number": b.trial.number, "mean": b.mean, "sd": b.sd, "why": b.why} for b in study.pareto]
+        return {"trials": front, "data_version": known.data_version}
+
+    def advice(self, study_id: int) -> dict[str, Any]:
+        study, known = self._read(study_id)
+        return {**study.advice.to_json(), "data_version": known.data_version}
 
     def predict(self, study_id: int, configurations: list[dict[str, Any]]) -> dict[str, Any]:
         study, known = self._read(study_id)
@@ -109,6 +122,15 @@ class Worker:
         return study, known
 
 
+def _why_no_more(study: Study, ready: Sequence[Suggestion] | Stop) -> Stop:
+    """What an ask is answered when it wants more than could be suggested."""
+    if isinstance(ready, Stop):
+        return ready
+    if study.goal.cost is not None:
+        return Stop(StopReason.GAIN, "beside the trials that run, no other is expected to gain its cost")
+    return Stop(StopReason.EXHAUSTED, "every configuration of the space was tried or is being tried", gain=0.0)
+
+
 def answer(worker: Worker, job: Mapping[str, Any]) -> dict[str, Any]:
     """What goes back for a job: its result, or the error it met."""
     try:
@@ -116,8 +138,8 @@ def answer(worker: Worker, job: Mapping[str, Any]) -> dict[str, Any]:
     except InvalidInput as error:
         problems = [{"field": p.field, "expected": p.expected, "got": repr(p.got)} for p in error.problems]
         return {"error": {"type": "InvalidInput", "message": str(error), "problems": problems}}
-    except NotFound as error:
-        return {"error": {"type": "NotFound", "message": str(error)}}
+    except (NotFound, Conflict) as error:
+        return {"error": {"type": type(error).__name__, "message": str(error)}}
     except Exception as error:  # whatever it was, the service has to hear of it, and the next job may be fine
         log.exception("%s of study %s failed", job["kind"], job["study"])
         return {"error": {"type": type(error).__name__, "message": str(error)}}

@@ -24,7 +24,7 @@ from suffice.api.settings import Settings
 from suffice.api.store import Store
 from suffice.api.tables import StudyRow, TrialRow, key_of, spent
 from suffice.api.wire import Ask, MeasurementSpec, StudyCreate, Tell, TrialOut
-from suffice.optimizer import Source, Suggestion, TrialState
+from suffice.optimizer import Source, Stop, StopReason, Suggestion, TrialState
 
 PATIENCE = 60.0  # seconds; nothing waits so long unless it is broken
 
@@ -75,7 +75,8 @@ class Bench:
             self.made += 1
             params += ({"x": float(self.made)},)
         ready = [Suggestion(p, Source("expected_improvement")) for p in params]
-        return self.store.replace_ready(self.id, ready, known, exhausted=exhausted)
+        stop = Stop(StopReason.EXHAUSTED, "everything was tried") if exhausted else None
+        return self.store.replace_ready(self.id, ready, known, stop=stop)
 
     def ask(self, count: int = 1, since: int = 0, **fields: Any) -> list[TrialOut]:
         given = self.leases.ask(self.id, Ask(count=count, **fields), since)
