@@ -12,12 +12,11 @@ from typing import TypeVar
 from suffice.optimizer import InvalidInput, Measurement, Study
 from suffice.optimizer.errors import Problem
 
-from .store import StudyFacts
+from .store import DEFINITION, StudyFacts
 from .wire import MeasurementSpec, StudyCreate, StudyExport, Tell, TrialAdd, TrialOut
 
 T = TypeVar("T")
 ENOUGH = 100  # problems: more are not looked for
-FIELDS = {"parameters", "parameter_constraints", "objectives", "outcome_constraints", "acquisition", "noise", "cost"}
 
 
 class Definitions:
@@ -41,7 +40,7 @@ class Definitions:
 def check_study(study: StudyCreate) -> tuple[Study, int]:
     """What a new definition means, and its seed (drawn where none is given)."""
     seed = secrets.randbits(32) if study.seed is None else study.seed
-    fields = study.model_dump(mode="json", exclude_none=True, include=FIELDS)
+    fields = study.model_dump(mode="json", exclude_none=True, include=DEFINITION)
     return Study.from_json({**fields, "seed": seed}), seed
 
 

@@ -19,6 +19,8 @@ from .views import measurement_fields, study_out, trial_known, trial_out
 from .wire import Event, StudyCreate, StudyExport, StudyOut, StudyPatch, TrialAdd, TrialOut
 
 Clock = Callable[[], datetime]
+# What of a study never changes: all that the optimizer has to know, and nothing that only the service uses.
+DEFINITION = set(StudyCreate.model_fields) - {"name", "budget", "seed", "lease_seconds", "max_retries", "metadata"}
 READY_KEPT = 1000  # ready suggestions of a study, at most
 
 
@@ -110,20 +112,10 @@ class Store:
             session.exec(delete(StudyRow).where(col(StudyRow.id) == study_id))
 
     def _new_study(self, definition: StudyCreate, seed: int) -> StudyRow:
-        fields = (
-            "parameters",
-            "parameter_constraints",
-            "objectives",
-            "outcome_constraints",
-            "acquisition",
-            "noise",
-            "cost",
-        )
-        dumped = definition.model_dump(mode="json", exclude_none=True)
         at = self.clock()
         return StudyRow(
             name=definition.name,
-            definition={name: dumped[name] for name in fields if name in dumped},
+            definition=definition.model_dump(mode="json", exclude_none=True, include=DEFINITION),
             seed=seed,
             budget=definition.budget.trials,
             lease_seconds=definition.lease_seconds,
@@ -150,6 +142,13 @@ class Store:
             if row is None:
                 raise NotFound(f"there is no trial {number}")
             return views(session, study_id, [row])[0]
+
+    def some(self, study_id: int, numbers: Sequence[int]) -> list[TrialOut]:
+        """These trials, in this order."""
+        query = select(TrialRow).where(TrialRow.study_id == study_id, col(TrialRow.number).in_(numbers))
+        with self.database.read() as session:
+            found = {trial.number: trial for trial in views(session, study_id, session.exec(query).all())}
+        return [found[number] for number in numbers]
 
     def trials(self, study_id: int, after: int, limit: int | None, state: str | None = None) -> list[TrialOut]:
         """Trials by number, from behind ``after``."""

@@ -26,11 +26,11 @@ from .wire import (
     StudyOut,
     StudyPage,
     StudyPatch,
-    TrialOut,
 )
 
 router = Router(prefix="/v1", tags=["studies"])
 BEST_WAIT = 10.0  # seconds
+MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]
 
 
 @router.post("/studies", status_code=201, responses=problems(409, 422), summary="Define a study")
@@ -116,44 +116,35 @@ def _best_observed(parts: Parts, study_id: int, definition: Study, obstacle: str
     goal = definition.goal
     sign, metric = goal.objective.sign, goal.objective.metric
     trials = parts.store.trials(study_id, -1, None, "COMPLETED")
-    feasible = [t for t in trials if goal.satisfied(_values(t)) is not False]
     if not trials:
         raise NotFound("no trial is completed yet")
+    feasible = [t for t in trials if goal.satisfied(t.values) is not False]
     why = f"best observed value (the model could not be asked: {obstacle or 'the engine is busy'})"
     if not feasible:
         why += "; no trial satisfies the outcome constraints"
-    return BestOut(trial=max(feasible or trials, key=lambda t: sign * _values(t)[metric]), why=why)
-
-
-def _values(trial: TrialOut) -> dict[str, float]:
-    """The result per metric; replicates are averaged."""
-    replicates: dict[str, list[float]] = {}
-    for m in trial.measurements:
-        if m.step is None:
-            replicates.setdefault(m.metric, []).append(m.value)
-    return {metric: sum(values) / len(values) for metric, values in replicates.items()}
-
-
-MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]
+    return BestOut(trial=max(feasible or trials, key=lambda t: sign * t.values[metric]), why=why)
 
 
 @router.get("/studies/{name}/pareto", responses=problems(404, 422, 503), summary="The Pareto front")
 async def pareto(parts: PartsDep, name: Name, max_wait_s: MaxWait = 30.0) -> ParetoOut:
     """With several objectives: the completed trials that no other beats in all of them."""
-    study, _ = await run_in_threadpool(parts.defined, name)
+    study = await run_in_threadpool(parts.study, name)
     found = await _call(parts, "pareto", study.id, max_wait_s)
-    trials = await run_in_threadpool(lambda: [parts.store.trial(study.id, b["number"]) for b in found["trials"]])
-    front = [
-        BestOut(trial=trial, mean=b["mean"], sd=b["sd"], why=b["why"])
-        for trial, b in zip(trials, found["trials"], strict=True)
-    ]
-    return ParetoOut(trials=front, data_version=found["data_version"])
+    front = found["trials"]
+    trials = await run_in_threadpool(parts.store.some, study.id, [point["number"] for point in front])
+    return ParetoOut(
+        trials=[
+            BestOut(trial=trial, mean=point["mean"], sd=point["sd"], why=point["why"])
+            for trial, point in zip(trials, front, strict=True)
+        ],
+        data_version=found["data_version"],
+    )
 
 
 @router.get("/studies/{name}/advice", responses=problems(404, 422, 503), summary="What one more trial is worth")
 async def advice(parts: PartsDep, name: Name, max_wait_s: MaxWait = 30.0) -> AdviceOut:
     """The expected gain of the most worthwhile trial, beside those that run, its expected cost, and whether it pays."""
-    study, _ = await run_in_threadpool(parts.defined, name)
+    study = await run_in_threadpool(parts.study, name)
     return AdviceOut(**await _call(parts, "advice", study.id, max_wait_s))
 
 
