@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,14 +47,25 @@ def _evaluate(acquisition: Callable[[Tensor], Tensor], X: Batch) -> tuple[Values
 
     x = torch.tensor(X[:, None, :], dtype=torch.float64, requires_grad=True)
     try:
-        value = acquisition(x)
-        (gradient,) = torch.autograd.grad(value.sum(), x)
+        with quiet():
+            value = acquisition(x)
+            (gradient,) = torch.autograd.grad(value.sum(), x)
     except numerical_failures():
         if len(X) == 1:
             return np.full(1, np.nan), np.zeros_like(X)
         values, gradients = zip(*(_evaluate(acquisition, row[None]) for row in X), strict=True)
         return np.concatenate(values), np.concatenate(gradients)
     return value.detach().numpy(), gradient[:, 0].numpy()
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Without warnings of jitter that was added: what a suggestion needed is in its source."""
+    from linear_operator.utils.warnings import NumericalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumericalWarning)
+        yield
 
 
 def numerical_failures() -> tuple[type[Exception], ...]:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from .acquisition import Acquisition
-from .from_botorch import from_botorch
+from .from_botorch import from_botorch, quiet
 from .objective import Objective
 from .surrogate import MetricModel
 
@@ -34,15 +34,16 @@ def hypervolume_improvement(
     from botorch.models.model_list_gp_regression import ModelListGP
     from botorch.sampling.normal import SobolQMCNormalSampler
 
-    acquisition = qLogNoisyExpectedHypervolumeImprovement(
-        ModelListGP(*(m.gp.to_botorch() for m in models)),
-        ref_point=torch.from_numpy(reference),
-        X_baseline=torch.from_numpy(observed),
-        X_pending=torch.from_numpy(pending) if len(pending) else None,
-        sampler=SobolQMCNormalSampler(torch.Size([DRAWS]), seed=seed),
-        prune_baseline=True,
-        cache_root=False,
-    )
+    with quiet():
+        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+            ModelListGP(*(m.gp.to_botorch() for m in models)),
+            ref_point=torch.from_numpy(reference),
+            X_baseline=torch.from_numpy(observed),
+            X_pending=torch.from_numpy(pending) if len(pending) else None,
+            sampler=SobolQMCNormalSampler(torch.Size([DRAWS]), seed=seed),
+            prune_baseline=True,
+            cache_root=False,
+        )
     return from_botorch(acquisition, logarithmic=True)
 
 
