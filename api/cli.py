@@ -158,6 +158,8 @@ def _study_commands(add: Callable[..., Any]) -> None:
     command.add_argument("--name", help="its name, in place of the definition's")
     command.add_argument("--exist-ok", action="store_true", help="take a study of that name and definition that exists")
     add("best", "show the recommended trial, and why it is that one")
+    add("pareto", "with several objectives: the trials that no other beats in all of them")
+    add("advice", "what one more trial is worth, and whether it pays")
     command = add("trials", "list the trials")
     command.add_argument("--state", help="only those in this state: WAITING, RUNNING, COMPLETED, ...")
     command = add("predict", "what the model expects of a configuration")

@@ -73,6 +73,18 @@ def best(client: Client, args: Namespace) -> Answer:
     return found, lambda: _table(("best", found.why), rows)
 
 
+def pareto(client: Client, args: Namespace) -> Answer:
+    study = client.study(args.study)
+    found = study.pareto()
+    return found, lambda: _trials([study._handle(one.trial) for one in found.trials])
+
+
+def advice(client: Client, args: Namespace) -> Answer:
+    found = client.study(args.study).advice()
+    numbers = [("pays", found.pays), ("gain", found.gain), ("cost", found.cost), *(found.parameters or {}).items()]
+    return found, lambda: _table(("advice", found.why), [(name, value) for name, value in numbers if value is not None])
+
+
 def trials(client: Client, args: Namespace) -> Answer:
     found = list(client.study(args.study).history(args.state))
     return [t.data for t in found], lambda: _trials(found)
@@ -191,9 +203,10 @@ def add(client: Client, args: Namespace) -> Answer:
 
 
 COMMANDS: Mapping[str, Callable[[Client, Namespace], Answer]] = {
-    "studies": studies, "show": show, "create": create, "best": best, "trials": trials, "predict": predict,
-    "stop": stop, "resume": resume, "delete": delete, "export": export, "import": import_, "ask": ask, "tell": tell,
-    "report": report, "heartbeat": heartbeat, "fail": fail, "cancel": cancel, "enqueue": enqueue, "add": add,
+    "studies": studies, "show": show, "create": create, "best": best, "pareto": pareto, "advice": advice,
+    "trials": trials, "predict": predict, "stop": stop, "resume": resume, "delete": delete, "export": export,
+    "import": import_, "ask": ask, "tell": tell, "report": report, "heartbeat": heartbeat, "fail": fail,
+    "cancel": cancel, "enqueue": enqueue, "add": add,
 }  # fmt: skip
 
 

@@ -224,6 +224,26 @@ def test_output_can_be_cut_off(server: Server, suffice: Run, study: str):
 
 
 @pytest.mark.integration
+def test_what_the_model_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "s.toml").write_text('name = "s"\nseed = 0\n[parameters.x]\ntype = "float"\nlow = 0\nhigh = 10\n')
+    with Server(tmp_path, workers=1) as server:
+
+        def run(*words: Any) -> Any:
+            assert main([*map(str, words), "--url", server.url, "--json"]) == 0
+            return json.loads(capsys.readouterr().out)
+
+        run("create", tmp_path / "s.toml")
+        for x in range(10):
+            run("add", "s", f"x={x}", "--result", (x - 3) ** 2)
+        assert run("best", "s")["trial"]["number"] == 3
+        assert abs(run("predict", "s", "x=3")["predictions"][0]["mean"]) < 1
+        assert run("advice", "s")["gain"] >= 0
+        assert run("pareto", "s")["trials"][0]["trial"]["number"] == 3
+        (trial,) = run("ask", "s", "--fresh")
+        assert trial["source"]["observations"] == 10
+
+
+@pytest.mark.integration
 def test_serve_prints_its_address_and_ends_when_told(tmp_path: Path):
     command = [sys.executable, "-m", "suffice.api.cli", "serve", "--port", "0", "--workers", "0"]
     command += ["--database", f"sqlite:///{tmp_path}/s.db"]
