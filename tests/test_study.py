@@ -333,3 +333,14 @@ def test_errors_travel_between_processes() -> None:
     again = pickle.loads(pickle.dumps(error.value))
     assert again.problems == error.value.problems
     assert str(again) == str(error.value)
+
+
+def test_the_start_spreads_out_and_repeats_nothing_however_it_is_asked() -> None:
+    one_by_one, together = Study(PLANE, seed=5), Study(PLANE, seed=5)
+    trials = [one_by_one.ask() for _ in range(12)]
+    batch = together.ask(count=12)
+    assert isinstance(batch, list)
+    assert [t.params for t in trials] == [t.params for t in batch]  # type: ignore[union-attr]
+    X = PLANE.encode([t.params for t in batch])
+    distances = np.sqrt(((X[:, None] - X[None]) ** 2).sum(-1)) + np.eye(12)
+    assert distances.min() > 0.05
