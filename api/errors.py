@@ -60,8 +60,11 @@ def problem(
         type=type_,
         title=title or HTTPStatus(status).phrase,
         status=status,
-        detail=detail,
-        errors=[FieldProblem(field=p.field, expected=p.expected, got=_shown(p.got)) for p in problems[:MAX_PROBLEMS]],
+        detail=_clean(detail),
+        errors=[
+            FieldProblem(field=_clean(p.field), expected=_clean(p.expected), got=_shown(p.got))
+            for p in problems[:MAX_PROBLEMS]
+        ],
     )
     return JSONResponse(body.model_dump(mode="json"), status, headers=headers, media_type="application/problem+json")
 
@@ -167,5 +170,10 @@ def _shown(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return value if len(value) <= 200 else value[:197] + "..."
+        return _clean(value if len(value) <= 200 else value[:197] + "...")
     return _short(value)
+
+
+def _clean(text: str) -> str:
+    """``text`` as UTF-8 can hold it: JSON may carry halves of surrogate pairs."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-Value = str | bool | int | float  # a parameter's value; JSON keeps the types apart
+Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what databases hold
+Value = str | bool | Whole | float  # a parameter's value; JSON keeps the types apart
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$")]
 
 
@@ -26,10 +27,10 @@ class ParameterSpec(Wire):
 
     name: str
     type: Literal["float", "int", "categorical", "ordinal", "bool", "constant"]
-    low: float | int | None = None
-    high: float | int | None = None
+    low: float | Whole | None = None
+    high: float | Whole | None = None
     log: bool | None = None
-    step: float | int | None = None
+    step: float | Whole | None = None
     choices: list[Value] | None = None
     value: Value | None = None
     active_if: str | None = None
@@ -49,7 +50,7 @@ class CostSpec(Wire):
 
 
 class BudgetSpec(Wire):
-    trials: int | None = Field(default=None, ge=1)
+    trials: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 class StudyCreate(Wire):
@@ -100,7 +101,7 @@ class MeasurementSpec(Wire):
     metric: str
     value: FiniteFloat
     stderr: FiniteFloat | None = Field(default=None, ge=0)
-    step: int | None = Field(default=None, ge=0)
+    step: int | None = Field(default=None, ge=0, lt=2**53)
     gradient: dict[str, FiniteFloat] | None = None
 
 
