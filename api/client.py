@@ -118,14 +118,14 @@ class Study(StudyCalls[Trial], Blocking):
         asked: list[Trial] | Stop = self._link.run(self._ask(count or 1, worker, fresh, max_wait))
         return asked[0] if count is None and isinstance(asked, list) else asked
 
-    def trials(self, count: int | None = None, *, worker: str | None = None) -> Iterator[Trial]:
+    def trials(self, count: int | None = None, *, worker: str | None = None, fresh: bool = False) -> Iterator[Trial]:
         """The tuning loop: asks ``count`` times, or until the service says Stop. Heartbeats run while a trial is held.
 
         A turn that ends without a result fails its trial; leaving the loop (break, an exception, Ctrl-C) puts the trial
-        back into the queue.
+        back into the queue. ``fresh``: wait for suggestions that know the last result; for a worker on its own.
         """
         for _ in itertools.repeat(None) if count is None else range(count):
-            trial = self.ask(worker=worker)
+            trial = self.ask(worker=worker, fresh=fresh)
             if isinstance(trial, Stop):
                 return
             with self.hold(trial):
@@ -224,10 +224,12 @@ class AsyncStudy(StudyCalls[AsyncTrial], Awaiting):
         asked: list[AsyncTrial] | Stop = await self._link.run(self._ask(count or 1, worker, fresh, max_wait))
         return asked[0] if count is None and isinstance(asked, list) else asked
 
-    async def trials(self, count: int | None = None, *, worker: str | None = None) -> AsyncGenerator[AsyncTrial, None]:
+    async def trials(
+        self, count: int | None = None, *, worker: str | None = None, fresh: bool = False
+    ) -> AsyncGenerator[AsyncTrial, None]:
         """As `Study.trials`. Wrap it in `contextlib.aclosing` where the loop may be left early."""
         for _ in itertools.repeat(None) if count is None else range(count):
-            trial = await self.ask(worker=worker)
+            trial = await self.ask(worker=worker, fresh=fresh)
             if isinstance(trial, Stop):
                 return
             async with self.hold(trial):

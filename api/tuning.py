@@ -51,6 +51,7 @@ class Run:
     catch: tuple[type[Exception], ...]
     show: Show
     worker: str | None
+    fresh: bool  # one worker alone waits for what its last result taught; several would wait for each other
     held: dict[int, Any] = field(default_factory=dict)  # by number: what the heartbeats keep
     summary: Summary = field(default_factory=Summary)
     error: BaseException | None = None
@@ -109,7 +110,7 @@ class Run:
 def work(run: Run) -> Flow[None]:
     """One worker: ask, evaluate, tell, until there is no more to do."""
     while run.take():
-        asked = yield from run.study._ask(1, run.worker, False, 30.0)
+        asked = yield from run.study._ask(1, run.worker, run.fresh, 30.0)
         if isinstance(asked, StopOut):
             run.summary.stop = asked
             return
@@ -180,7 +181,7 @@ def optimize(
     link: SyncLink = study._link
     with ExitStack() as stack:
         show = stack.enter_context(display(progress, study.name))
-        run = Run(study, count, catch, show, worker)
+        run = Run(study, count, catch, show, worker, fresh=workers == 1)
         stack.enter_context(keeping(link, run.held, lease_third(study)))
         if executor == "process":
             children = [stack.enter_context(Child(fn, wants_trial(fn))) for _ in range(workers)]
@@ -244,7 +245,7 @@ async def optimize_async(
     link: AsyncLink = study._link
     whole = wants_trial(fn)
     with display(progress, study.name) as show:
-        run = Run(study, count, catch, show, worker)
+        run = Run(study, count, catch, show, worker, fresh=workers == 1)
 
         async def perform(effect: Any) -> Any:
             if not isinstance(effect, Evaluate):

@@ -127,14 +127,15 @@ class GaussianProcess:
         """Mean and standard deviation of the noiseless function at the rows of X."""
         V = self._half_solve(X)
         variance = self.hyperparameters.signal - (V * V).sum(0)
-        return self._mean(X), np.sqrt(np.maximum(variance, 1e-18))
+        return self.posterior_mean(X), np.sqrt(np.maximum(variance, 1e-18))
 
     def joint(self, X: Float64[np.ndarray, "m d"]) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, "m m"]]:
         """Mean and covariance of the noiseless function at the rows of X."""
         V = self._half_solve(X)
-        return self._mean(X), self.covariance(X, X) - V.T @ V
+        return self.posterior_mean(X), self.covariance(X, X) - V.T @ V
 
-    def _mean(self, X: np.ndarray) -> np.ndarray:
+    def posterior_mean(self, X: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, " m"]:
+        """The mean alone, at a cost that grows with the number of data, not with its square."""
         return self.hyperparameters.mean + self.covariance(X, self.data.X) @ self.alpha
 
     def _half_solve(self, X: np.ndarray) -> np.ndarray:

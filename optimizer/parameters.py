@@ -336,13 +336,24 @@ def _unscale(u: Values, low: float, high: float, log: bool) -> Values:
 
 
 def _real(value: Any, field: str) -> float:
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    number = as_float(value)
+    if not math.isfinite(number):
         raise InvalidInput(field, "a finite number", value)
-    return float(value)
+    return number
+
+
+def as_float(value: Any) -> float:
+    """``value`` as a float; NaN for what is no number, infinity for whole numbers beyond all floats."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _whole(value: Any, field: str) -> int:
-    number = math.nan if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real) else float(value)
+    number = as_float(value)
     if not number.is_integer():
         raise InvalidInput(field, "a whole number", value)
     if abs(number) > 2**53:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .diagnostics import explained
 from .errors import Conflict, NotFound
 from .knowledge import Knowledge
 from .pareto import non_dominated
@@ -39,12 +40,10 @@ def recommend(knowledge: Knowledge) -> Best:
         return Best(trial, mean, sd, "best observed value" + ("" if model else " (there is no model yet)"))
     means, sds = model.predict(definition.space.encode([t.params for t in feasible]))
     i = int(np.argmax(goal.objective.sign * means))
-    return Best(
-        feasible[i],
-        float(means[i]),
-        float(sds[i]),
-        "best posterior mean among evaluated configurations (noisy objective)",
-    )
+    why = "best posterior mean among evaluated configurations (noisy objective)"
+    if explained(model) <= 0:
+        why += "; warning: the model explains nothing of the results, more of them are needed"
+    return Best(feasible[i], float(means[i]), float(sds[i]), why)
 
 
 def _expected(knowledge: Knowledge, trial: Trial) -> tuple[float | None, float | None]:

@@ -18,6 +18,7 @@ from .space import Params, Space
 from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
 
 if TYPE_CHECKING:
+    from .diagnostics import Diagnostics
     from .knowledge import Definition, Knowledge
 
 _KEYS = (
@@ -231,6 +232,16 @@ class Study:
         from .suggest import advise
 
         return advise(self._learned(), self._next_number)
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """Whether the model can be trusted, and which parameters matter. Raises NotFound without a model."""
+        from .diagnostics import diagnose
+
+        found = diagnose(self._learned())
+        if found is None:
+            raise NotFound("there is no model yet: too few trials are completed")
+        return found
 
     # --- for whoever keeps the trials elsewhere -----------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from .trial import Trial, TrialState
 
 Noise = Literal["auto", "none"] | float
 HEADROOMS = (1.0, 0.1, 0.01)  # of logarithmic scales, in interquartile ranges beyond the best value
+REFINED = 1000  # rows to which hyperparameters are refined
+EXACT = 2000  # rows of an exact model; beyond, it stands on a part of the results and says so
 NOISY_FROM = 1e-4  # inferred noise variance, relative to the spread of y, from which an objective counts as noisy
 
 
@@ -147,13 +149,13 @@ class _Rows:
     def first(self, n: int) -> _Rows:
         return self._take(np.arange(n)) if n < len(self.values) else self
 
-    def part(self, sign: float) -> _Rows:
-        """At most SUBSET rows: the best quarter of them, and the rest evenly from the others."""
-        if len(self.values) <= SUBSET:
+    def part(self, sign: float, size: int) -> _Rows:
+        """At most ``size`` rows: the best quarter of them, and the rest evenly from the others."""
+        if len(self.values) <= size:
             return self
         order = np.argsort(-sign * self.values, kind="stable")
-        top, others = order[: SUBSET // 4], np.sort(order[SUBSET // 4 :])
-        spaced = others[np.linspace(0, len(others) - 1, SUBSET - len(top)).astype(int)]
+        top, others = order[: size // 4], np.sort(order[size // 4 :])
+        spaced = others[np.linspace(0, len(others) - 1, size - len(top)).astype(int)]
         return self._take(np.sort(np.concatenate([top, spaced])))
 
     def _take(self, rows: np.ndarray) -> _Rows:
@@ -162,6 +164,7 @@ class _Rows:
 
 def _fit_metric(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tuple[MetricModel, tuple[str, ...]]:
     """The model of all rows, with what was decided on the first of them, up to the last milestone."""
+    rows, cut = _manageable(rows, sign)
     n = len(rows.values)
     milestone = _milestone(n)
     headroom, hyperparameters = _decide(rows.first(milestone), sign, prior, warp)
@@ -171,7 +174,15 @@ def _fit_metric(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> tuple[
         hyperparameters = _refined(data, prior, hyperparameters)
     gp, steps = condition_safely(data, prior, hyperparameters)
     noisy = bool((data.diagonal(gp.hyperparameters.noise) > NOISY_FROM).any())
-    return MetricModel(gp, scale, noisy), steps
+    return MetricModel(gp, scale, noisy), cut + steps
+
+
+def _manageable(rows: _Rows, sign: float) -> tuple[_Rows, tuple[str, ...]]:
+    """At most EXACT rows, and what was done to the others, in words."""
+    n = len(rows.values)
+    if n <= EXACT:
+        return rows, ()
+    return rows.part(sign, EXACT), (f"a model of {EXACT} of {n} results: the best quarter, the others evenly",)
 
 
 def _milestone(n: int) -> int:
@@ -194,7 +205,7 @@ def _decide(rows: _Rows, sign: float, prior: Prior, warp: bool) -> tuple[float |
     if len(rows.values) <= SUBSET:
         return headroom, found.hyperparameters
     scale = _logarithmic(rows.values, sign, headroom) or Scale.of(rows.values, sign)
-    return headroom, _refined(rows.on(scale), prior, found.hyperparameters)
+    return headroom, _refined(rows.part(sign, REFINED).on(scale), prior, found.hyperparameters)
 
 
 def _rows(space: Space, trials: Sequence[Trial], metric: str, noise: Noise) -> _Rows:
@@ -211,7 +222,7 @@ def _choose_headroom(rows: _Rows, sign: float, prior: Prior, *, warp: bool) -> t
     The densities of differently scaled y are compared in the metric's own unit, by the Jacobian of the scale (Snelson,
     Rasmussen and Ghahramani 2004, eq. 6). A logarithmic scale has to be more probable by EVIDENCE.
     """
-    part = rows.part(sign)
+    part = rows.part(sign, SUBSET)
     plain = Scale.of(rows.values, sign)
     best = _fit_or_none(part.on(plain), prior)
     if best is None or not warp:

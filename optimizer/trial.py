@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from .errors import InvalidInput, NotFound
+from .parameters import as_float
 
 
 class TrialState(StrEnum):
@@ -164,6 +164,7 @@ Result = float | Mapping[str, float] | Measurement | Sequence[Measurement]
 
 
 def _finite(value: Any, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+    number = as_float(value)
+    if not math.isfinite(number):
         raise InvalidInput(field, "a finite number", value)
-    return float(value)
+    return number

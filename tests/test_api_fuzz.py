@@ -1,4 +1,4 @@
-"""Whatever is sent, the service answers with a success or a problem that names a field: never with an error of its own."""
+"""Whatever is sent, the service answers with success or a problem that names a field, never an error of its own."""
 
 import json
 from collections.abc import Generator

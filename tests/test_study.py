@@ -244,6 +244,7 @@ def test_reports_are_kept_beside_the_result() -> None:
     [
         (math.nan, r"measurements.objective.value: expected a finite number, got nan"),
         (math.inf, r"expected a finite number, got inf"),
+        (10**400, r"expected a finite number, got 1000"),
         ("1", r"expected a finite number, got '1'"),
         (True, r"expected a finite number, got True"),
         ({"loss": 1.0}, r"expected one of the metrics \['objective'\], got 'loss'; measurements: expected a value of"),
@@ -344,3 +345,15 @@ def test_the_start_spreads_out_and_repeats_nothing_however_it_is_asked() -> None
     X = PLANE.encode([t.params for t in batch])
     distances = np.sqrt(((X[:, None] - X[None]) ** 2).sum(-1)) + np.eye(12)
     assert distances.min() > 0.05
+
+
+def test_beyond_the_exact_size_the_model_stands_on_a_part_and_says_so() -> None:
+    study = Study(PLANE, seed=0)
+    study.load(
+        Trial(i, params, TrialState.COMPLETED, (Measurement("objective", branin(params)),))
+        for i, params in enumerate(PLANE.decode(PLANE.sample(2100, np.random.default_rng(0))))
+    )
+    trial = study.ask()
+    assert isinstance(trial, Trial)
+    assert trial.source.fallbacks[0].startswith("a model of 2000 of 2100 results")
+    assert trial.source.observations == 2100
