@@ -422,14 +422,21 @@ class Space:
     def from_json(cls, parameters: Sequence[Mapping[str, Any]], parameter_constraints: Sequence[str] = ()) -> Space:
         """The space of a definition as the REST API writes it; every error names its field."""
         built: dict[str, Parameter] = {}
+        problems: list[Problem] = []
         for i, definition in enumerate(parameters):
             fields = dict(definition)
             name = fields.pop("name", None)
             if not isinstance(name, str):
-                raise InvalidInput(f"parameters.{i}.name", "a name", name)
-            if name in built:
-                raise InvalidInput(f"parameters.{i}.name", "a name that is not used twice", name)
-            built[name] = _parameter_from_json(fields, f"parameters.{name}")
+                problems.append(Problem(f"parameters.{i}.name", "a name", name))
+            elif name in built:
+                problems.append(Problem(f"parameters.{i}.name", "a name that is not used twice", name))
+            else:
+                try:
+                    built[name] = _parameter_from_json(fields, f"parameters.{name}")
+                except InvalidInput as error:
+                    problems += error.problems
+        if problems:
+            raise InvalidInput.of(problems)
         return cls(built, constraints=parameter_constraints)
 
     def __eq__(self, other: object) -> bool:

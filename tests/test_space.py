@@ -206,6 +206,17 @@ def test_bad_json_definitions_name_the_field(definition: list[dict[str, Any]], f
     assert error.value.problems[0].field == field
 
 
+def test_every_wrong_parameter_is_listed_at_once() -> None:
+    wrong = [
+        {"name": "x", "type": "float", "low": 1, "high": 0},
+        {"type": "bool"},
+        {"name": "n", "type": "int", "low": 0},
+    ]
+    with pytest.raises(InvalidInput) as error:
+        Space.from_json(wrong)
+    assert [p.field for p in error.value.problems] == ["parameters.x.low", "parameters.1.name", "parameters.n.high"]
+
+
 def test_every_wrong_value_is_listed_at_once() -> None:
     space = Space(x=Float(0, 1), n=Int(1, 5), c=Categorical("a", "b"), b=Bool())
     with pytest.raises(InvalidInput) as error:
