@@ -207,7 +207,7 @@ def test_bad_json_definitions_name_the_field(definition: list[dict[str, Any]], f
 
 
 def test_every_wrong_parameter_is_listed_at_once() -> None:
-    wrong = [
+    wrong: list[dict[str, Any]] = [
         {"name": "x", "type": "float", "low": 1, "high": 0},
         {"type": "bool"},
         {"name": "n", "type": "int", "low": 0},
