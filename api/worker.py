@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TextIO
 
-from suffice.optimizer import Conflict, InvalidInput, NotFound, Stop, StopReason, Study, Suggestion, TrialState
+from suffice.optimizer import Conflict, InvalidInput, NotFound, Stop, Study, Suggestion, Trial, TrialState
 
 from .database import Database
 from .store import Changes, Store
@@ -72,7 +72,7 @@ class Worker:
             count += min(max(spare, running + 1), MOST)  # each of the workers may be back before the next refresh
         ready = study.suggest(count, first_number=known.next_number)
         suggestions = [] if isinstance(ready, Stop) else ready
-        stop = _why_no_more(study, ready) if len(suggestions) < count else None
+        stop = _why_no_more(study, ready, known.next_number) if len(suggestions) < count else None
         current = self.store.replace_ready(study_id, suggestions, known, stop=stop)
         return {"current": current, "ready": len(suggestions)}
 
@@ -122,13 +122,15 @@ class Worker:
         return study, known
 
 
-def _why_no_more(study: Study, ready: Sequence[Suggestion] | Stop) -> Stop:
-    """What an ask is answered when it wants more than could be suggested."""
+def _why_no_more(study: Study, ready: Sequence[Suggestion] | Stop, number: int) -> Stop | None:
+    """What an ask is answered once ``ready`` is handed out: what the study says with all of it pending."""
     if isinstance(ready, Stop):
         return ready
-    if study.goal.cost is not None:
-        return Stop(StopReason.GAIN, "beside the trials that run, no other is expected to gain its cost")
-    return Stop(StopReason.EXHAUSTED, "every configuration of the space was tried or is being tried", gain=0.0)
+    beside = Study.from_json(study.to_json())
+    beside.load(study.trials)
+    beside.load(Trial(number + i, s.params, TrialState.WAITING, source=s.source) for i, s in enumerate(ready))
+    after = beside.suggest(1)
+    return after if isinstance(after, Stop) else None
 
 
 def answer(worker: Worker, job: Mapping[str, Any]) -> dict[str, Any]:

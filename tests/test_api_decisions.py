@@ -39,6 +39,13 @@ def test_a_study_with_a_cost_stops_when_no_trial_pays(service: Service):
     assert service.call("GET", study)["cost"] == {"price": 0.01}
 
 
+def test_a_finite_space_with_a_cost_says_which_of_the_two_ended_it(service: Service):
+    choices = {"parameters": [{"name": "n", "type": "int", "low": 1, "high": 3}], "objectives": [{"metric": "loss"}]}
+    study = service.study("finite", **choices, parameter_constraints=[], cost={"price": 1e-9}, seed=0)
+    assert sorted(t["parameters"]["n"] for t in service.ask(study, 9)) == [1, 2, 3]
+    assert service.stopped(study)["reason"] == "space exhausted"
+
+
 def test_advice_without_a_cost_or_a_model(service: Service):
     study = service.study("advice", **LINE)
     empty = service.call("GET", f"{study}/advice")
