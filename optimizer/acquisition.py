@@ -19,7 +19,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import erfcx, expit, log_ndtr, logsumexp, ndtri
 from scipy.stats import qmc
 
-from .models import JITTERS, FitError, GaussianProcess, matern52, squared_distance
+from .models import JITTERS, FitError, GaussianProcess
 from .space import Space
 
 Batch = Float64[np.ndarray, "m d"]
@@ -92,10 +92,8 @@ class NoisyExpectedImprovement:
         draws: int,
         seed: int,
     ) -> None:
-        self._gp = gp
-        self._base = base
-        self._s = gp._inverse_lengthscales
-        self._scaled = base * self._s
+        self._kernel, self._mean = gp.kernel, gp.hyperparameters.mean
+        self._sites = gp.kernel.sites(base)
         signal = gp.hyperparameters.signal
         mean, covariance = gp.joint(base)
         if draws == 1:
@@ -104,28 +102,22 @@ class NoisyExpectedImprovement:
             root = _root(covariance, signal)
             F = mean[:, None] + root @ normal_draws(len(base), draws, seed)
         self.best = F[incumbents].max(0)  # (draws,)
-        self._L = _root(gp.covariance(base, base), signal)
-        half = solve_triangular(self._L, F - gp.hyperparameters.mean, lower=True, check_finite=False)
+        self._L = _root(self._sites.covariance(), signal)
+        half = solve_triangular(self._L, F - self._mean * self._sites.basis[:, None], lower=True, check_finite=False)
         self._A = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False)  # (b, draws)
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
         """The logarithm, and its gradient, at every row of X."""
-        h = self._gp.hyperparameters
-        xs = X * self._s
-        k, slope = matern52(squared_distance(xs, self._scaled))  # (m, b)
-        k *= h.signal
-        slope *= h.signal
-        half = solve_triangular(self._L, k.T, lower=True, check_finite=False)  # (b, m)
-        variance = np.maximum(h.signal - (half * half).sum(0), 1e-14 * h.signal)
-        sd: np.ndarray = np.sqrt(variance)
-        mu = h.mean + k @ self._A  # (m, draws)
+        cross = self._sites.cross(X)
+        prior = self._kernel.variance(X)
+        half = solve_triangular(self._L, cross.k.T, lower=True, check_finite=False)  # (b, m)
+        sd: np.ndarray = np.sqrt(np.maximum(prior - (half * half).sum(0), 1e-14 * prior))
+        mu = self._mean + cross.k @ self._A  # (m, draws)
         value, d_mu, d_sd = self._log_mean(mu - self.best, sd)
         weights = d_mu @ self._A.T  # (m, b): pull-back onto k
         inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, b)
         weights -= (d_sd / sd)[:, None] * inverse_k
-        weights *= slope
-        gradient = 2.0 * (weights.sum(1)[:, None] * xs - weights @ self._scaled) * self._s
-        return value, gradient
+        return value, cross.pull(weights)
 
     def _log_mean(self, rise: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The log of the average over the draws, and its derivatives in each draw's mean (m, draws) and in sd (m,)."""
@@ -193,18 +185,13 @@ def log_positive_part(u: Values, softness: float) -> tuple[Values, Values]:
 
 def posterior_with_gradient(gp: GaussianProcess, X: Batch) -> tuple[Values, Values, Batch, Batch]:
     """Mean and standard deviation at every row and their gradients."""
-    h, s = gp.hyperparameters, gp._inverse_lengthscales
-    xs, scaled = X * s, gp._scaled
-    k, slope = matern52(squared_distance(xs, scaled))
-    k *= h.signal
-    slope *= 2.0 * h.signal
-    half = solve_triangular(gp.L, k.T, lower=True, check_finite=False)
-    sd = np.sqrt(np.maximum(h.signal - (half * half).sum(0), 1e-14 * h.signal))
-    inverse_k = solve_triangular(gp.L, half, lower=True, trans=1, check_finite=False).T
-    to_mean, to_sd = gp.alpha * slope, -inverse_k * slope / sd[:, None]
-    d_mean = (to_mean.sum(1)[:, None] * xs - to_mean @ scaled) * s
-    d_sd = (to_sd.sum(1)[:, None] * xs - to_sd @ scaled) * s
-    return h.mean + k @ gp.alpha, sd, d_mean, d_sd
+    cross = gp.sites.cross(X)
+    prior = gp.kernel.variance(X)
+    half = gp.half_solve(cross.k.T)
+    sd = np.sqrt(np.maximum(prior - (half * half).sum(0), 1e-14 * prior))
+    d_mean = cross.pull(np.broadcast_to(gp.alpha, cross.k.shape))
+    d_sd = cross.pull(-gp.solve(half).T / sd[:, None])
+    return gp.hyperparameters.mean + cross.k @ gp.alpha, sd, d_mean, d_sd
 
 
 def _root(covariance: np.ndarray, signal: float) -> np.ndarray:

@@ -23,12 +23,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.linalg import cho_solve, solve_triangular
+from scipy.linalg import cho_solve
 from scipy.special import erfcx, log_ndtr, logsumexp
 
 from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Sum, Values, _root, log_positive_part
 from .from_botorch import from_botorch, numerical_failures
-from .models import FitError, GaussianProcess, matern52, squared_distance
+from .models import FitError, GaussianProcess
 from .search import Exclusion, maximise
 from .thompson import Paths, rise
 
@@ -123,27 +123,25 @@ class Anchored:
     """A posterior that is asked for covariances with the same anchor points again and again."""
 
     def __init__(self, gp: GaussianProcess, anchors: Float64[np.ndarray, "a d"]) -> None:
-        self._gp, self._s = gp, gp._inverse_lengthscales
-        self._all = np.concatenate([gp._scaled, anchors * self._s])
-        self._half = solve_triangular(gp.L, gp.covariance(gp.data.X, anchors), lower=True, check_finite=False)
-        self._W = solve_triangular(gp.L, self._half, lower=True, trans=1, check_finite=False)  # K^-1 k(X, anchors)
+        self._gp = gp
+        self._anchors = gp.kernel.sites(anchors)
+        self._half = gp.half_solve(gp.sites.cross(anchors).k.T)
+        self._W = gp.solve(self._half)  # K^-1 k(X, anchors)
         self.mean, self.covariance = gp.joint(anchors)
 
     def __call__(self, X: Batch) -> Seen:
-        gp, h, n = self._gp, self._gp.hyperparameters, len(self._gp.data.X)
-        xs = X * self._s
-        k, slope = matern52(squared_distance(xs, self._all))
-        k *= h.signal
-        half = solve_triangular(gp.L, k[:, :n].T, lower=True, check_finite=False)
-        variance = np.maximum(h.signal - (half * half).sum(0), 1e-14 * h.signal)
+        gp = self._gp
+        data, anchors = gp.sites.cross(X), self._anchors.cross(X)
+        half = gp.half_solve(data.k.T)
+        prior = gp.kernel.variance(X)
+        variance = np.maximum(prior - (half * half).sum(0), 1e-14 * prior)
 
         def pull(d_mean: np.ndarray, d_variance: np.ndarray, d_covariance: np.ndarray) -> Batch:
-            inverse_k = solve_triangular(gp.L, half, lower=True, trans=1, check_finite=False).T
+            inverse_k = gp.solve(half).T
             on_data = d_mean[:, None] * gp.alpha - 2.0 * d_variance[:, None] * inverse_k - d_covariance @ self._W.T
-            weights = np.concatenate([on_data, d_covariance], axis=1) * slope * (2.0 * h.signal)
-            return (weights.sum(1)[:, None] * xs - weights @ self._all) * self._s
+            return data.pull(on_data) + anchors.pull(d_covariance)
 
-        return Seen(h.mean + k[:, :n] @ gp.alpha, variance, k[:, n:] - half.T @ self._half, pull)
+        return Seen(gp.hyperparameters.mean + data.k @ gp.alpha, variance, anchors.k - half.T @ self._half, pull)
 
 
 def noise_of_next(gp: GaussianProcess) -> float:

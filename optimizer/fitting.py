@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import minimize
 
+from .kernel import matern52, squared_distance
 from .models import (
     MEAN_PRIOR_VARIANCE,
     NOISE_FLOOR,
@@ -23,11 +24,9 @@ from .models import (
     GaussianProcess,
     Hyperparameters,
     Vector,
-    matern52,
     mean_and_weights,
     potrf,
     potri,
-    squared_distance,
 )
 
 LENGTHSCALE_BOUNDS = (1e-3, 1e3)
@@ -160,7 +159,7 @@ def negative_log_posterior(
     if info != 0:
         return math.inf, np.zeros_like(theta)
     value, grad = prior.negative_log(theta, groups)
-    m, alpha = mean_and_weights(L, data.y)
+    m, alpha = mean_and_weights(L, data.y, np.ones(n))
     value += 0.5 * float((data.y - m) @ alpha) + float(np.log(np.diag(L)).sum()) + 0.5 * m * m / MEAN_PRIOR_VARIANCE
     W, _ = potri(L, lower=1)  # the lower half of K^-1; the upper half is zero
     W = W + W.T

@@ -25,7 +25,8 @@ from scipy.linalg import solve_triangular
 from scipy.special import log_ndtr, logsumexp, ndtri
 
 from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, _root, log_h, normal_draws
-from .models import GaussianProcess, matern52, squared_distance
+from .kernel import Sites
+from .models import GaussianProcess
 from .search import Exclusion, _candidates, _evaluate, _polish, _spread, grid, maximise
 
 Points = Float64[np.ndarray, "_ d"]
@@ -148,67 +149,55 @@ class Fantasies:
         h = gp.hyperparameters
         self.gp = gp
         self.noise = float(np.median(gp.data.diagonal(h.noise)))
-        self.X, self.L = gp.data.X, gp.L
-        half = solve_triangular(gp.L, gp.data.y - h.mean, lower=True, check_finite=False)[:, None]
+        self.sites, self.L = gp.sites, gp.L
+        half = gp.half_solve((gp.data.y - h.mean * gp.sites.basis)[:, None])
         if len(pending):
             self._condition(pending)
             draws = normal_draws(len(pending), 1 << (count - 1).bit_length(), seed)[:, :count]  # powers of 2 balance
             half = np.concatenate([np.repeat(half, count, 1), draws])
         self.alpha = solve_triangular(self.L, half, lower=True, trans=1, check_finite=False)  # (t, fantasies)
-        self.scaled = self.X * gp._inverse_lengthscales
 
     def _condition(self, points: Points) -> None:
         """The factor of the covariance, longer by ``points``."""
         gp = self.gp
         V = self.half_solve(points)
-        corner = gp.covariance(points, points) - V.T @ V + self.noise * np.eye(len(points))
-        n, p = len(self.X), len(points)
+        corner = gp.kernel.covariance(points, points) - V.T @ V + self.noise * np.eye(len(points))
+        n, p = len(self.sites), len(points)
         L = np.zeros((n + p, n + p))
         L[:n, :n], L[n:, :n], L[n:, n:] = np.tril(self.L), V.T, _root(corner, gp.hyperparameters.signal)
-        self.X, self.L = np.concatenate([self.X, points]), L
+        self.sites, self.L = self.sites.beside(points), L
 
     def half_solve(self, X: Points) -> Float64[np.ndarray, "t _"]:
-        return solve_triangular(self.L, self.gp.covariance(self.X, X), lower=True, check_finite=False)
+        return solve_triangular(self.L, self.sites.cross(X).k.T, lower=True, check_finite=False)
 
     def means(self, X: Points) -> Float64[np.ndarray, "_ f"]:
         """Posterior means at the rows of X, one column per fantasy."""
-        return self.gp.hyperparameters.mean + self.gp.covariance(X, self.X) @ self.alpha
+        return self.gp.hyperparameters.mean + self.sites.cross(X).k @ self.alpha
 
     def slopes(self, A: Points, X: Points) -> Float64[np.ndarray, "a x"]:
         """b(a, x): how far one standard deviation of an observation at x moves the mean at a."""
         V = self.half_solve(X)
-        variance = np.maximum(self.gp.hyperparameters.signal - (V * V).sum(0), 0.0)
-        return (self.gp.covariance(A, X) - self.half_solve(A).T @ V) / np.sqrt(variance + self.noise)
+        variance = np.maximum(self.gp.kernel.variance(X) - (V * V).sum(0), 0.0)
+        return (self.gp.kernel.covariance(A, X) - self.half_solve(A).T @ V) / np.sqrt(variance + self.noise)
 
     def mean_after(self, x: Points, z: float) -> PosteriorMean:
         """The posterior mean, averaged over the fantasies, after an observation at x (one row) z deviations off."""
         V = self.half_solve(x)
-        deviation = math.sqrt(max(self.gp.hyperparameters.signal - float((V * V).sum()), 0.0) + self.noise)
+        deviation = math.sqrt(max(float(self.gp.kernel.variance(x)[0]) - float((V * V).sum()), 0.0) + self.noise)
         shift = solve_triangular(self.L, V, lower=True, trans=1, check_finite=False)[:, 0]
         weights = np.concatenate([self.alpha.mean(1) - z / deviation * shift, [z / deviation]])
-        return PosteriorMean(self.gp, np.concatenate([self.X, x]), weights)
+        return PosteriorMean(self.gp, self.sites.beside(x), weights)
 
 
 class PosteriorMean:
-    """mean + sum_i weights_i k(x, points_i) and its gradient: something to maximise."""
+    """mean + sum_i weights_i k(x, site_i) and its gradient: something to maximise."""
 
-    def __init__(self, gp: GaussianProcess, points: Points, weights: np.ndarray) -> None:
-        self._gp, self._weights = gp, weights
-        self._s = gp._inverse_lengthscales
-        self._scaled = points * self._s
+    def __init__(self, gp: GaussianProcess, sites: Sites, weights: np.ndarray) -> None:
+        self._mean, self._sites, self._weights = gp.hyperparameters.mean, sites, weights
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
-        h = self._gp.hyperparameters
-        xs = X * self._s
-        k, slope = matern52(squared_distance(xs, self._scaled))
-        return h.mean + h.signal * (k @ self._weights), _pull_back(
-            h.signal * slope * self._weights, xs, self._scaled, self._s
-        )
-
-
-def _pull_back(weights: np.ndarray, xs: np.ndarray, scaled: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Gradient in x of sum_i of something whose derivative by the squared distance to point i is weights_i."""
-    return 2.0 * (weights.sum(1)[:, None] * xs - weights @ scaled) * s
+        cross = self._sites.cross(X)
+        return self._mean + cross.k @ self._weights, cross.pull(np.broadcast_to(self._weights, cross.k.shape))
 
 
 # --- the acquisition --------------------------------------------------------------------------------------------------
@@ -222,29 +211,24 @@ class KnowledgeGradient:
         self._V = fantasies.half_solve(A)  # (t, l)
         self._means = fantasies.means(A).T  # (f, l)
         self._best = self._means.max(1)
-        self._s = fantasies.gp._inverse_lengthscales
-        self._scaled = A * self._s
+        self._sites = fantasies.gp.kernel.sites(A)
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
         f = self._fantasies
-        h = f.gp.hyperparameters
-        xs = X * self._s
-        k, slope = matern52(squared_distance(xs, f.scaled))  # (m, t)
-        k_A, slope_A = matern52(squared_distance(xs, self._scaled))  # (m, l)
-        V = solve_triangular(f.L, h.signal * k.T, lower=True, check_finite=False)  # (t, m)
-        variance = np.maximum(h.signal - (V * V).sum(0), 1e-14 * h.signal)
+        cross, cross_A = f.sites.cross(X), self._sites.cross(X)
+        prior = f.gp.kernel.variance(X)
+        V = solve_triangular(f.L, cross.k.T, lower=True, check_finite=False)  # (t, m)
+        variance = np.maximum(prior - (V * V).sum(0), 1e-14 * prior)
         total = variance + f.noise
         sd: np.ndarray = np.sqrt(total)
-        b = np.column_stack([h.signal * k_A - V.T @ self._V, variance]) / sd[:, None]
-        value, d_mean, d_b = self._rise(h.mean + h.signal * (k @ f.alpha), b)
+        b = np.column_stack([cross_A.k - V.T @ self._V, variance]) / sd[:, None]
+        value, d_mean, d_b = self._rise(f.gp.hyperparameters.mean + cross.k @ f.alpha, b)
         # the slopes are the covariances, and the variance for x itself, over sd
         d_covariance = d_b[:, :-1] / sd[:, None]
         d_variance = d_b[:, -1] / sd - (d_b * b).sum(1) / (2.0 * total)
         inner = self._V @ d_covariance.T + 2.0 * d_variance * V  # (t, m)
         to_k = d_mean @ f.alpha.T - solve_triangular(f.L, inner, lower=True, trans=1, check_finite=False).T
-        gradient = _pull_back(h.signal * slope * to_k, xs, f.scaled, self._s)
-        gradient += _pull_back(h.signal * slope_A * d_covariance, xs, self._scaled, self._s)
-        return value, gradient
+        return value, cross.pull(to_k) + cross_A.pull(d_covariance)
 
     def _rise(self, mean: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The log of the mean rise over fantasies; its derivatives by the means at x (m, f) and slopes (m, l + 1)."""
@@ -301,7 +285,7 @@ def _domain(s: Situation, f: Fantasies, size: int, rng: np.random.Generator) -> 
         A = grid(s.space)
         return _unique(np.concatenate([visited, A[_counts(s, A)]]))
     visited = visited[np.argsort(-f.means(visited).mean(1), kind="stable")]
-    peaks = _peaks(s, PosteriorMean(f.gp, f.X, f.alpha.mean(1)), visited[:16], rng)[: max(size // 4, 1)]
+    peaks = _peaks(s, PosteriorMean(f.gp, f.sites, f.alpha.mean(1)), visited[:16], rng)[: max(size // 4, 1)]
     A = np.concatenate([visited[: max(size // 4, 1)], peaks[_counts(s, peaks)]])
     pool = _candidates(s.space, rng, A)
     pool = pool[_counts(s, pool)]

@@ -7,13 +7,14 @@ model to BoTorch, whose acquisition functions then see the same posterior.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.linalg import get_lapack_funcs, solve_triangular
+
+from .kernel import Kernel
 
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP
@@ -23,7 +24,6 @@ Vector = Float64[np.ndarray, " n"]
 
 potrf, potri, potrs = get_lapack_funcs(("potrf", "potri", "potrs"), dtype=np.float64)
 
-SQRT5 = math.sqrt(5.0)
 NOISE_FLOOR = 1e-8  # smallest noise variance of a deterministic objective, in units of the standardised y
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)  # added to the diagonal, relative to the signal variance, until Cholesky succeeds
 MEAN_PRIOR_VARIANCE = 1.0
@@ -41,6 +41,10 @@ class Hyperparameters:
     signal: float
     noise: float
     mean: float = 0.0
+
+    def kernel(self, groups: Int64[np.ndarray, " d"]) -> Kernel:
+        """The kernel over columns of these groups."""
+        return Kernel(self.signal, (1.0 / self.lengthscales)[groups])
 
 
 @dataclass(frozen=True)
@@ -64,31 +68,10 @@ class Data:
         return np.where(np.isnan(self.known_noise), noise, np.maximum(self.known_noise, NOISE_FLOOR))
 
 
-# --- kernel -----------------------------------------------------------------------------------------------------------
-
-
-def squared_distance(A: Float64[np.ndarray, "n d"], B: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, "n m"]:
-    """Squared Euclidean distances between the rows of A and B."""
-    r2 = (A * A).sum(1)[:, None] + (B * B).sum(1)[None, :] - 2.0 * (A @ B.T)
-    return np.maximum(r2, 0.0, out=r2)
-
-
-def matern52(r2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The Matern-5/2 correlation at squared distance r2 and its derivative with respect to r2."""
-    r = np.sqrt(r2)
-    r *= SQRT5
-    e = np.exp(-r)
-    slope = 1.0 + r
-    slope *= e
-    k = slope + (5.0 / 3.0) * r2 * e
-    slope *= -5.0 / 6.0
-    return k, slope
-
-
-def mean_and_weights(L: np.ndarray, y: Vector) -> tuple[float, Vector]:
-    """The constant mean's maximum a posteriori value m and K^-1 (y - m)."""
-    solved, _ = potrs(L, np.column_stack([y, np.ones_like(y)]), lower=1)
-    m = float(solved[:, 0].sum() / (solved[:, 1].sum() + 1.0 / MEAN_PRIOR_VARIANCE))
+def mean_and_weights(L: np.ndarray, y: Vector, basis: Vector) -> tuple[float, Vector]:
+    """The constant mean's maximum a posteriori value m and K^-1 (y - m basis)."""
+    solved, _ = potrs(L, np.column_stack([y, basis]), lower=1)
+    m = float((basis @ solved[:, 0]) / (basis @ solved[:, 1] + 1.0 / MEAN_PRIOR_VARIANCE))
     return m, solved[:, 0] - m * solved[:, 1]
 
 
@@ -103,10 +86,9 @@ class GaussianProcess:
 
     def __init__(self, data: Data, hyperparameters: Hyperparameters) -> None:
         self.data = data
-        self._inverse_lengthscales = (1.0 / hyperparameters.lengthscales)[data.groups]
-        self._scaled = data.X * self._inverse_lengthscales
-        k, _ = matern52(squared_distance(self._scaled, self._scaled))
-        K = hyperparameters.signal * k
+        self.kernel = hyperparameters.kernel(data.groups)
+        self.sites = self.kernel.sites(data.X)
+        K = self.sites.covariance()
         diagonal = hyperparameters.signal + data.diagonal(hyperparameters.noise)
         for self.jitter in JITTERS:
             K[np.diag_indices(len(K))] = diagonal + self.jitter * hyperparameters.signal
@@ -115,31 +97,33 @@ class GaussianProcess:
                 break
         else:
             raise FitError
-        mean, self.alpha = mean_and_weights(self.L, data.y)
+        mean, self.alpha = mean_and_weights(self.L, data.y, self.sites.basis)
         self.hyperparameters = replace(hyperparameters, mean=mean)
-
-    def covariance(self, A: Float64[np.ndarray, "n d"], B: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, "n m"]:
-        """The prior covariance between the rows of A and B."""
-        s = self._inverse_lengthscales
-        return self.hyperparameters.signal * matern52(squared_distance(A * s, B * s))[0]
 
     def posterior(self, X: Float64[np.ndarray, "m d"]) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
         """Mean and standard deviation of the noiseless function at the rows of X."""
-        V = self._half_solve(X)
-        variance = self.hyperparameters.signal - (V * V).sum(0)
-        return self.posterior_mean(X), np.sqrt(np.maximum(variance, 1e-18))
+        k = self.sites.cross(X).k
+        V = self.half_solve(k.T)
+        variance = self.kernel.variance(X) - (V * V).sum(0)
+        return self.hyperparameters.mean + k @ self.alpha, np.sqrt(np.maximum(variance, 1e-18))
 
     def joint(self, X: Float64[np.ndarray, "m d"]) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, "m m"]]:
         """Mean and covariance of the noiseless function at the rows of X."""
-        V = self._half_solve(X)
-        return self.posterior_mean(X), self.covariance(X, X) - V.T @ V
+        k = self.sites.cross(X).k
+        V = self.half_solve(k.T)
+        return self.hyperparameters.mean + k @ self.alpha, self.kernel.covariance(X, X) - V.T @ V
 
     def posterior_mean(self, X: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, " m"]:
         """The mean alone, at a cost that grows with the number of data, not with its square."""
-        return self.hyperparameters.mean + self.covariance(X, self.data.X) @ self.alpha
+        return self.hyperparameters.mean + self.sites.cross(X).k @ self.alpha
 
-    def _half_solve(self, X: np.ndarray) -> np.ndarray:
-        return solve_triangular(self.L, self.covariance(self.data.X, X), lower=True, check_finite=False)
+    def half_solve(self, B: Float64[np.ndarray, "t m"]) -> Float64[np.ndarray, "t m"]:
+        """L^-1 B, where L L' is the covariance of the observations."""
+        return solve_triangular(self.L, B, lower=True, check_finite=False)
+
+    def solve(self, B: Float64[np.ndarray, "t m"]) -> Float64[np.ndarray, "t m"]:
+        """L'^-1 B: what turns `half_solve`'s answer into that of the whole covariance."""
+        return solve_triangular(self.L, B, lower=True, trans=1, check_finite=False)
 
     def leave_one_out(self) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each observation given all others (Rasmussen and Williams 2006, eq. 5.12)."""

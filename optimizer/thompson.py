@@ -12,10 +12,9 @@ import math
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.linalg import solve_triangular
 
 from .acquisition import Acquisition, Batch, Situation, Values, log_positive_part
-from .models import GaussianProcess, matern52, squared_distance
+from .models import GaussianProcess
 
 SOFTNESS = 1e-3  # of the rise of a draw, in standardised units
 
@@ -36,38 +35,33 @@ class Paths:
         self._w = rng.standard_normal((2, features, count)) * math.sqrt(h.signal / features)
         noise = gp.data.diagonal(h.noise) + gp.jitter * h.signal
         eps = np.sqrt(noise)[:, None] * rng.standard_normal((n, count))
-        residual = gp.data.y[:, None] - h.mean - self._prior(gp._scaled) - eps
-        half = solve_triangular(gp.L, residual, lower=True, check_finite=False)
-        self._v = solve_triangular(gp.L, half, lower=True, trans=1, check_finite=False)  # (n, count)
+        residual = gp.data.y[:, None] - h.mean - self._prior(gp.data.X) - eps
+        self._v = gp.solve(gp.half_solve(residual))  # (n, count)
 
     @property
     def count(self) -> int:
         return self._w.shape[2]
 
-    def _prior(self, xs: Batch) -> Float64[np.ndarray, "m s"]:
-        phase = xs @ self._omega.T
+    def _prior(self, X: Batch) -> Float64[np.ndarray, "m s"]:
+        phase = self._gp.kernel.scaled(X) @ self._omega.T
         return np.cos(phase) @ self._w[0] + np.sin(phase) @ self._w[1]
 
     def __call__(self, X: Batch) -> Float64[np.ndarray, "m s"]:
         """Every draw's value at every row."""
-        prior = self._prior(X * self._gp._inverse_lengthscales)
-        return self._gp.hyperparameters.mean + prior + self._gp.covariance(X, self._gp.data.X) @ self._v
+        return self._gp.hyperparameters.mean + self._prior(X) + self._gp.sites.cross(X).k @ self._v
 
     def along(self, i: int) -> Acquisition:
         """The i-th draw itself (no logarithm), with its gradient."""
         gp, omega = self._gp, self._omega
-        s, signal = gp._inverse_lengthscales, gp.hyperparameters.signal
         w, v = self._w[:, :, i], self._v[:, i]
 
         def draw(X: Batch) -> tuple[Values, Batch]:
-            xs = X * s
-            phase = xs @ omega.T
+            phase = gp.kernel.scaled(X) @ omega.T
             cos, sin = np.cos(phase), np.sin(phase)
-            k, slope = matern52(squared_distance(xs, gp._scaled))
-            slope *= 2.0 * signal * v
-            value = gp.hyperparameters.mean + cos @ w[0] + sin @ w[1] + signal * (k @ v)
-            d_prior = (cos * w[1] - sin * w[0]) @ omega
-            return value, (d_prior + slope.sum(1)[:, None] * xs - slope @ gp._scaled) * s
+            cross = gp.sites.cross(X)
+            value = gp.hyperparameters.mean + cos @ w[0] + sin @ w[1] + cross.k @ v
+            d_prior = gp.kernel.unscaled((cos * w[1] - sin * w[0]) @ omega, X)
+            return value, d_prior + cross.pull(np.broadcast_to(v, cross.k.shape))
 
         return draw
 

@@ -15,7 +15,8 @@ from scipy.optimize import approx_fprime
 
 from suffice.optimizer import Categorical, Float, Int, Space
 from suffice.optimizer.fitting import Prior, condition_safely, fit, negative_log_posterior, refine
-from suffice.optimizer.models import Data, FitError, GaussianProcess, Hyperparameters, matern52, squared_distance
+from suffice.optimizer.kernel import matern52, squared_distance
+from suffice.optimizer.models import Data, FitError, GaussianProcess, Hyperparameters
 
 SPACE = Space(x=Float(0, 1), n=Int(1, 9), c=Categorical("a", "b", "c"), y=Float(0, 1, active_if="c == 'b'"))
 
@@ -94,8 +95,8 @@ def test_leave_one_out_agrees_with_leaving_each_out() -> None:
         # the constant mean is estimated from all points there and must be the same here
         rest = Data(d.X[keep], d.y[keep] - gp.hyperparameters.mean, d.known_noise[keep], d.groups)
         other = GaussianProcess(rest, HYPER)
-        k = other.covariance(d.X[i : i + 1], rest.X)
-        weights = np.linalg.solve(other.covariance(rest.X, rest.X) + np.diag(rest.diagonal(HYPER.noise)), rest.y)
+        k = other.kernel.covariance(d.X[i : i + 1], rest.X)
+        weights = np.linalg.solve(other.kernel.covariance(rest.X, rest.X) + np.diag(rest.diagonal(HYPER.noise)), rest.y)
         assert mean[i] == pytest.approx((k @ weights).item() + gp.hyperparameters.mean, abs=1e-8)
         assert sd[i] == pytest.approx(
             math.hypot(other.posterior(d.X[i : i + 1])[1][0], math.sqrt(HYPER.noise)), abs=1e-8
