@@ -8,6 +8,7 @@ activity column; this keeps every distance Euclidean, hence every stationary ker
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import re
@@ -75,6 +76,19 @@ class Space:
                 expected = f"no == on {smooth[0]}, which is continuous (allow a tolerance: a - b <= 0.01)"
                 raise InvalidInput(f"parameter_constraints.{i}", expected, constraint.text)
         self._lay_out_columns()
+        self.fixed: Params = {}
+        self._fixed_numbers: dict[str, float] = {}
+
+    def at(self, fixed: Mapping[str, Any]) -> Space:
+        """The part of this space in which some parameters have given values; its columns of the cube are the same.
+
+        Rows are moved there by `snap`, and decoded there: whatever moves in this space keeps the ``fixed`` values.
+        Raises InvalidInput for unknown names and impossible values.
+        """
+        part = copy.copy(self)
+        part.fixed = {**self.fixed, **self.check_values(fixed)}
+        part._fixed_numbers = {name: self.parameters[name].to_number(v) for name, v in part.fixed.items()}
+        return part
 
     # --- columns of the cube ------------------------------------------------------------------------------------------
 
@@ -111,7 +125,7 @@ class Space:
     @property
     def cardinality(self) -> float:
         """An upper bound on how many configurations there are; infinite with a continuous parameter."""
-        return math.prod(p.cardinality for p in self.parameters.values())
+        return math.prod(p.cardinality for name, p in self.parameters.items() if name not in self.fixed)
 
     def encode(self, configurations: Sequence[Mapping[str, Any]]) -> Cube:
         """Configurations as rows of the unit cube."""
@@ -160,6 +174,8 @@ class Space:
         mask = np.broadcast_to(self.ordered if relaxed else self.continuous, X.shape).copy()
         for name in self._conditions:
             mask[:, self._slices[name]] &= active[name][:, None]
+        for name in self.fixed:
+            mask[:, self._slices[name]] = False
         return mask
 
     def perturb(self, X: Cube, scale: float, rng: np.random.Generator) -> Cube:
@@ -184,7 +200,7 @@ class Space:
     def _moves(self, values: Batch, active: dict[str, np.ndarray], rng: np.random.Generator) -> Iterator[Batch]:
         n = len(next(iter(values.values())))
         for name, p in self.parameters.items():
-            if math.isinf(p.cardinality) or p.cardinality == 1 or not active[name].any():
+            if math.isinf(p.cardinality) or p.cardinality == 1 or name in self.fixed or not active[name].any():
                 continue
             grid = p.grid()
             here = np.searchsorted(grid, values[name] - 1e-9 * (1.0 + np.abs(values[name])))
@@ -197,7 +213,12 @@ class Space:
                 yield {**values, name: grid[target]}
 
     def _split(self, X: Cube) -> Batch:
-        return {name: p.from_unit(X[:, self._slices[name]]) for name, p in self.parameters.items()}
+        return self._with_fixed({name: p.from_unit(X[:, self._slices[name]]) for name, p in self.parameters.items()})
+
+    def _with_fixed(self, values: Batch) -> Batch:
+        for name, number in self._fixed_numbers.items():
+            values[name] = np.full(len(values[name]), number)
+        return values
 
     def _join(self, values: Batch, active: dict[str, np.ndarray], n: int) -> Cube:
         X = np.empty((n, self.dimension))
@@ -256,6 +277,10 @@ class Space:
         """
         if not isinstance(params, Mapping):
             raise InvalidInput(field, "a mapping from parameter names to values", params)
+        return self._check_whole(self.check_values(params, field), field)
+
+    def check_values(self, params: Mapping[str, Any], field: str = "parameters") -> Params:
+        """Values of some of the parameters, each on its own, with this space's types; InvalidInput lists the wrong."""
         problems = [
             Problem(f"{field}.{name}", f"one of the parameters {list(self.parameters)}", name)
             for name in params
@@ -270,7 +295,7 @@ class Space:
                     problems += [Problem(f"{field}.{name}", e.expected, e.got) for e in error.problems]
         if problems:
             raise InvalidInput.of(problems)
-        return self._check_whole(checked, field)
+        return checked
 
     def _check_whole(self, checked: dict[str, Any], field: str) -> Params:
         """Activity, completeness and constraints of values that are right one by one."""
@@ -328,7 +353,7 @@ class Space:
 
     def from_uniform(self, U: Float64[np.ndarray, "n p"]) -> Cube:
         """Draws in [0, 1)^p, one column per parameter, as configurations (which may break parameter constraints)."""
-        values = {name: p.from_uniform(U[:, j]) for j, (name, p) in enumerate(self.parameters.items())}
+        values = self._with_fixed({n: p.from_uniform(U[:, j]) for j, (n, p) in enumerate(self.parameters.items())})
         return self._join(values, self._active(values, len(U)), len(U))
 
     def _walk(self, seeds: Cube, n: int, rng: np.random.Generator) -> Cube:
@@ -337,7 +362,7 @@ class Space:
         Uniform over the feasible set in the long run (slice sampling; Neal 2003, figure 8), for any constraints.
         """
         X = seeds[rng.integers(len(seeds), size=n)].copy()
-        names = [name for name, p in self.parameters.items() if p.cardinality > 1]
+        names = [name for name, p in self.parameters.items() if p.cardinality > 1 and name not in self.fixed]
         for name in [names[i] for _ in range(8) for i in rng.permutation(len(names))]:
             p = self.parameters[name]
             U = X[:, self._slices[name]]
@@ -398,7 +423,10 @@ class Space:
         if math.isinf(self.cardinality):
             raise InvalidInput("space", "a finite space to enumerate", f"{self!r}")
         seen: set[tuple[float, ...]] = set()
-        grids = [p.grid() for p in self.parameters.values()]
+        grids = [
+            np.array([self._fixed_numbers[name]]) if name in self.fixed else p.grid()
+            for name, p in self.parameters.items()
+        ]
         for block in _blocks(itertools.product(*grids), 4096):
             table = np.array(block, dtype=float).reshape(len(block), len(grids))
             values = {name: table[:, j] for j, name in enumerate(self.parameters)}
@@ -440,7 +468,7 @@ class Space:
         return cls(built, constraints=parameter_constraints)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Space) and self.to_json() == other.to_json()
+        return isinstance(other, Space) and self.to_json() == other.to_json() and self.fixed == other.fixed
 
     def __hash__(self) -> int:
         return hash(str(self.to_json()))

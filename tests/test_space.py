@@ -222,3 +222,26 @@ def test_every_wrong_value_is_listed_at_once() -> None:
     with pytest.raises(InvalidInput) as error:
         space.check({"x": math.nan, "n": 2.5, "c": "z", "b": 1, "extra": 0})
     assert [p.field for p in error.value.problems] == [f"parameters.{n}" for n in ("extra", "x", "n", "c", "b")]
+
+
+@given(spaces(), seeds)
+def test_a_part_of_the_space_keeps_its_columns_and_fixed_values(space: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    (params,) = configurations(space, 1, seed)
+    fixed = {name: params[name] for name in list(params)[: 1 + seed % len(params)]}
+    part = space.at(fixed)
+    X = part.sample(6, rng)
+    for rows in (X, part.snap(space.sample(6, rng)), part.perturb(X, 0.3, rng), part.neighbours(X, rng)):
+        for found in (*part.decode(rows), *space.decode(rows)):
+            assert all(same({n: found[n]}, {n: v}) for n, v in fixed.items() if n in found)
+    moved = part.free(X, relaxed=True)
+    assert not moved[:, [i for i, n in enumerate(space.column_names) if n.split("=")[0] in fixed]].any()
+    assert part.at({}).fixed == part.fixed
+
+
+def test_a_part_of_a_finite_space_is_enumerated() -> None:
+    space = Space(n=Int(1, 3), c=Categorical("a", "b"))
+    assert space.at({"c": "b"}).cardinality == 3
+    assert list(space.at({"c": "b"}).enumerate()) == [{"n": n, "c": "b"} for n in (1, 2, 3)]
+    with pytest.raises(InvalidInput, match="c"):
+        space.at({"c": "z"})
