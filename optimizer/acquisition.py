@@ -76,6 +76,50 @@ def normal_draws(dimension: int, draws: int, seed: int) -> Float64[np.ndarray, "
     return ndtri(u * (1 - 2e-9) + 1e-9).T
 
 
+class Draws:
+    """A process whose values at ``base`` were drawn from its posterior: ``values`` (b, s), one column per draw.
+
+    ``draws`` is 1 where the values are known (exact observations, nothing pending): then they are the posterior's
+    means. Raises FitError when the base covariance is not positive definite.
+    """
+
+    def __init__(self, gp: GaussianProcess, base: Float64[np.ndarray, "b d"], *, draws: int, seed: int) -> None:
+        self._kernel, self._mean = gp.kernel, gp.hyperparameters.mean
+        self._sites = gp.kernel.sites(base)
+        signal = gp.hyperparameters.signal
+        mean, covariance = gp.joint(base)
+        self.values = mean[:, None]
+        if draws > 1:
+            self.values = self.values + _root(covariance, signal) @ normal_draws(len(base), draws, seed)
+        self._L = _root(self._sites.covariance(), signal)
+        half = solve_triangular(
+            self._L, self.values - self._mean * self._sites.basis[:, None], lower=True, check_finite=False
+        )
+        self._A = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False)  # (b, s)
+
+    def at(self, X: Batch) -> Drawn:
+        """Every draw's posterior at the rows of X."""
+        cross = self._sites.cross(X)
+        prior = self._kernel.variance(X)
+        half = solve_triangular(self._L, cross.k.T, lower=True, check_finite=False)  # (b, m)
+        sd: np.ndarray = np.sqrt(np.maximum(prior - (half * half).sum(0), 1e-14 * prior))
+
+        def pull(d_mean: np.ndarray, d_sd: np.ndarray) -> Batch:
+            inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, b)
+            return cross.pull(d_mean @ self._A.T - (d_sd / sd)[:, None] * inverse_k)
+
+        return Drawn(self._mean + cross.k @ self._A, sd, pull)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Means (m, s) given each draw, the standard deviation they share (m), and derivatives in both pulled to rows."""
+
+    mean: Float64[np.ndarray, "m s"]
+    sd: Values
+    pull: Callable[[np.ndarray, np.ndarray], Batch]
+
+
 class NoisyExpectedImprovement:
     """log E[(f(x) - max_i f(b_i))+] over the base points b (observed and pending), larger f being better.
 
@@ -92,32 +136,14 @@ class NoisyExpectedImprovement:
         draws: int,
         seed: int,
     ) -> None:
-        self._kernel, self._mean = gp.kernel, gp.hyperparameters.mean
-        self._sites = gp.kernel.sites(base)
-        signal = gp.hyperparameters.signal
-        mean, covariance = gp.joint(base)
-        if draws == 1:
-            F = mean[:, None]
-        else:
-            root = _root(covariance, signal)
-            F = mean[:, None] + root @ normal_draws(len(base), draws, seed)
-        self.best = F[incumbents].max(0)  # (draws,)
-        self._L = _root(self._sites.covariance(), signal)
-        half = solve_triangular(self._L, F - self._mean * self._sites.basis[:, None], lower=True, check_finite=False)
-        self._A = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False)  # (b, draws)
+        self._draws = Draws(gp, base, draws=draws, seed=seed)
+        self.best = self._draws.values[incumbents].max(0)  # (draws,)
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
         """The logarithm, and its gradient, at every row of X."""
-        cross = self._sites.cross(X)
-        prior = self._kernel.variance(X)
-        half = solve_triangular(self._L, cross.k.T, lower=True, check_finite=False)  # (b, m)
-        sd: np.ndarray = np.sqrt(np.maximum(prior - (half * half).sum(0), 1e-14 * prior))
-        mu = self._mean + cross.k @ self._A  # (m, draws)
-        value, d_mu, d_sd = self._log_mean(mu - self.best, sd)
-        weights = d_mu @ self._A.T  # (m, b): pull-back onto k
-        inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, b)
-        weights -= (d_sd / sd)[:, None] * inverse_k
-        return value, cross.pull(weights)
+        drawn = self._draws.at(X)
+        value, d_mean, d_sd = self._log_mean(drawn.mean - self.best, drawn.sd)
+        return value, drawn.pull(d_mean, d_sd)
 
     def _log_mean(self, rise: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The log of the average over the draws, and its derivatives in each draw's mean (m, draws) and in sd (m,)."""
