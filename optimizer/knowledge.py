@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .fitting import Prior
 from .methods import AcquisitionChoice
+from .model_choice import ModelChoice
 from .models import FitError
 from .objective import Goal
 from .search import Exclusion
@@ -25,6 +26,7 @@ class Definition:
     acquisition: AcquisitionChoice
     noise: Noise
     seed: int
+    model: ModelChoice = ModelChoice()
 
     @property
     def design_size(self) -> int:

@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from .decision import Advice, Budget, Cost, Stop, used
 from .errors import Conflict, InvalidInput, NotFound
 from .methods import AcquisitionChoice
+from .model_choice import ModelChoice
 from .objective import Goal, Objective
 from .space import Params, Space
 from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
@@ -29,6 +30,7 @@ _KEYS = (
     "acquisition",
     "noise",
     "cost",
+    "model",
     "budget",
     "seed",
 )
@@ -62,7 +64,7 @@ class Study:
     ``objective`` is "minimize", "maximize", ``{metric: direction}`` or an `Objective`. ``noise`` is "auto" (inferred),
     "none" (measurements are exact) or a known standard deviation. ``cost`` is what a trial costs in the objective's
     unit (a number, or a `Cost` per unit of a metric): the study then stops when no trial is expected to gain its cost.
-    The same seed and the same tells give the same asks.
+    ``model`` says how results are modelled (`ModelChoice`). The same seed and the same tells give the same asks.
 
     Raises InvalidInput naming the wrong field.
     """
@@ -77,6 +79,7 @@ class Study:
         acquisition: str | Mapping[str, Any] = "auto",
         noise: str | float = "auto",
         cost: Cost | float | Mapping[str, Any] | None = None,
+        model: ModelChoice | Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
         if not isinstance(space, Space):
@@ -92,6 +95,7 @@ class Study:
         if self.acquisition.needs_cost and self.goal.cost is None:
             raise InvalidInput("cost", f"a cost, because {self.acquisition.name} weighs gain against it", None)
         self.noise = _check_noise(noise)
+        self.model = ModelChoice.of(model)
         self.seed = _check_seed(seed)
         if space.constraints:
             space.sample(1, np.random.default_rng(self.seed))  # refuses a space in which nothing is feasible
@@ -270,6 +274,7 @@ class Study:
             "acquisition": self.acquisition.to_json(),
             "noise": self.noise,
             "cost": None if self.goal.cost is None else self.goal.cost.to_json(),
+            **({} if (model := self.model.to_json()) is None else {"model": model}),
             "budget": {"trials": self.budget.trials},
             "seed": self.seed,
         }
@@ -289,6 +294,7 @@ class Study:
             acquisition=definition.get("acquisition", "auto"),
             noise=definition.get("noise", "auto"),
             cost=definition.get("cost"),
+            model=definition.get("model"),
             seed=definition.get("seed"),
         )
 
@@ -305,7 +311,14 @@ class Study:
     def _definition(self) -> Definition:
         from .knowledge import Definition
 
-        return Definition(self.space, self.goal, self.acquisition, self.noise, self.seed)  # type: ignore[arg-type]
+        return Definition(
+            self.space,
+            self.goal,
+            self.acquisition,
+            self.noise,  # type: ignore[arg-type]
+            self.seed,
+            model=self.model,
+        )
 
     def _learned(self) -> Knowledge:
         from .knowledge import learn
