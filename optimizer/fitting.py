@@ -33,6 +33,7 @@ LENGTHSCALE_BOUNDS = (1e-3, 1e3)
 SIGNAL_BOUNDS = (1e-2, 1e2)
 NOISE_BOUNDS = (NOISE_FLOOR, 1.0)
 EVIDENCE = 2.0  # nats by which a richer model has to be more probable than a plainer one
+LOG_TAU = np.linspace(-8.0, 4.0, 49)  # nodes for the global shrinkage of a sparse prior, about its scale
 SUBSET = 200  # rows on which everything is compared; with more, the winner is refined on all
 
 
@@ -44,6 +45,10 @@ class Prior:
     of many parameters are expected to be as complex as functions of few (Hvarfner, Hellsten and Nardi 2024, eq. 7),
     with a Gaussian tail in 1/lengthscale below ``shortest``, where few points cannot tell a function from noise.
     Signal variance: log-normal around 1. Noise variance: gamma(1.1, 5), which lets it vanish.
+
+    ``sparse`` expects most parameters not to matter (SAAS, Eriksson and Jankowiak 2021, eq. 9): with rho = 1 /
+    lengthscale^2, rho_i ~ half-Cauchy(tau) and tau ~ half-Cauchy(``shrinkage``). The maximum is that of the density of
+    log rho with tau integrated out, where both are hyperbolic secants: with tau left in, the joint maximum degenerates.
     """
 
     location: float = math.sqrt(2.0)
@@ -52,23 +57,31 @@ class Prior:
     noise_shape: float = 1.1
     noise_rate: float = 5.0
     shortest: float = 0.1
+    sparse: bool = False
+    shrinkage: float = 0.1
 
     def median(self, groups: int) -> float:
         return math.exp(self.location + 0.5 * math.log(groups))
 
     def mode(self, groups: int, noise: float) -> Hyperparameters:
         """The hyperparameters that are likeliest before any data."""
+        if self.sparse:
+            return Hyperparameters(np.full(groups, self.shrinkage**-0.5), 1.0, noise)
         mode = self.median(groups) * math.exp(-(self.scale**2))
         return Hyperparameters(np.full(groups, mode), 1.0, noise)
+
+    def starts(self, groups: int, n: int) -> list[Hyperparameters]:
+        """Where to look for the optimum with n results: moderate and, while that is cheap, short and long scales."""
+        moderate = Hyperparameters(np.full(groups, 0.5 * math.sqrt(groups)), 1.0, 1e-3)
+        if n > SUBSET:
+            return [moderate]
+        short = replace(moderate, lengthscales=moderate.lengthscales * math.exp(-1.0), noise=1e-2)
+        return [moderate, short, replace(moderate, lengthscales=moderate.lengthscales * math.exp(1.5), noise=1e-4)]
 
     def negative_log(self, theta: Vector, groups: int) -> tuple[float, Vector]:
         """The negative log density (up to a constant) of theta = (log lengthscales, log signal[, log noise])."""
         grad = np.zeros_like(theta)
-        z = (theta[:groups] - math.log(self.median(groups))) / self.scale
-        grad[:groups] = z / self.scale + 1.0  # the density is over the length scale itself, hence + log(lengthscale)
-        tail = (self.shortest * np.exp(-theta[:groups])) ** 2
-        grad[:groups] -= 2.0 * tail
-        value = 0.5 * float(z @ z) + float(theta[:groups].sum()) + float(tail.sum())
+        value, grad[:groups] = (self._half_cauchy if self.sparse else self._log_normal)(theta[:groups])
         zs = theta[groups] / self.signal_scale
         value += 0.5 * zs * zs
         grad[groups] = zs / self.signal_scale
@@ -77,6 +90,21 @@ class Prior:
             value += self.noise_rate * noise - (self.noise_shape - 1.0) * theta[-1]
             grad[-1] = self.noise_rate * noise - (self.noise_shape - 1.0)
         return value, grad
+
+    def _log_normal(self, log_l: Vector) -> tuple[float, Vector]:
+        z = (log_l - math.log(self.median(len(log_l)))) / self.scale
+        tail = (self.shortest * np.exp(-log_l)) ** 2
+        value = 0.5 * float(z @ z) + float(log_l.sum()) + float(tail.sum())
+        return value, z / self.scale + 1.0 - 2.0 * tail  # over the length scale itself, hence + log(lengthscale)
+
+    def _half_cauchy(self, log_l: Vector) -> tuple[float, Vector]:
+        """Where x is half-Cauchy(c), u = log(x / c) has the density sech(u) / pi; tau is summed over its logarithm."""
+        log_tau = math.log(self.shrinkage) + LOG_TAU
+        u = -2.0 * log_l - log_tau[:, None]  # (taus, groups)
+        log_p = -_log_cosh(u).sum(1) - _log_cosh(LOG_TAU)
+        total = float(np.logaddexp.reduce(log_p))
+        slope = np.exp(log_p - total) @ np.tanh(u)
+        return -total, -2.0 * slope
 
 
 @dataclass(frozen=True)
@@ -95,7 +123,7 @@ def fit(data: Data, prior: Prior, *, noise: float | None, starts: Sequence[Hyper
 
     Raises FitError when no start leads to a positive definite covariance.
     """
-    starts = _starts(data.group_count, len(data.y)) if starts is None else starts
+    starts = prior.starts(data.group_count, len(data.y)) if starts is None else starts
     if noise is not None or data.noise_is_known:
         return _fit(data, prior, NOISE_FLOOR if noise is None else noise, starts, infer=False)
     noisy = _fit(data, prior, NOISE_FLOOR, starts, infer=True)
@@ -127,13 +155,9 @@ def _fit(data: Data, prior: Prior, fixed_noise: float, starts: Sequence[Hyperpar
     return best
 
 
-def _starts(groups: int, n: int) -> list[Hyperparameters]:
-    """Moderate and, while that is cheap, short and long length scales."""
-    moderate = Hyperparameters(np.full(groups, 0.5 * math.sqrt(groups)), 1.0, 1e-3)
-    if n > SUBSET:
-        return [moderate]
-    short = replace(moderate, lengthscales=moderate.lengthscales * math.exp(-1.0), noise=1e-2)
-    return [moderate, short, replace(moderate, lengthscales=moderate.lengthscales * math.exp(1.5), noise=1e-4)]
+def _log_cosh(u: np.ndarray) -> np.ndarray:
+    a = np.abs(u)
+    return a + np.log1p(np.exp(-2.0 * a)) - math.log(2.0)
 
 
 def _log(bounds: tuple[float, float]) -> tuple[float, float]:
