@@ -2,7 +2,8 @@
 
 Text is parsed into Python's syntax tree and interpreted by this file over arrays; nothing is ever evaluated as code.
 Allowed are numbers, quoted strings, parameter names, ``+ - * / **``, comparisons (also chained), ``in [...]``,
-``and or not`` and the functions of ``FUNCTIONS``.
+``and or not`` and the functions of ``FUNCTIONS``. An `Expression` is a condition; a `Formula` is a number, such as
+``"0.1 + epochs / 81"``, and may choose between numbers: ``"10 if source == 'lab' else 1"``.
 """
 
 from __future__ import annotations
@@ -53,17 +54,12 @@ def _fold(f: Callable[[Any, Any], Any], arguments: tuple[Any, ...]) -> Any:
     return result
 
 
-class Expression:
-    """A condition over named parameters.
+class _Parsed:
+    """A text over named parameters and its syntax tree, of which ``names`` are the parameters it mentions."""
 
-    ``names`` are the parameters it mentions, ``equated`` those inside a numeric ``==``. ``holds(values)`` evaluates it
-    over arrays of equal length; ``slacks(values)`` gives, for a conjunction of numeric inequalities, how far each is
-    satisfied (>= 0: holds), which is what a constrained optimizer needs.
-    """
-
-    def __init__(self, text: str, field: str = "expression") -> None:
+    def __init__(self, text: str, field: str, kind: str, *, boolean: bool) -> None:
         if not isinstance(text, str) or not text.strip():
-            raise InvalidInput(field, 'a condition such as "x1 + x2 <= 8"', text)
+            raise InvalidInput(field, kind, text)
         if len(text) > MAX_LENGTH:
             raise InvalidInput(field, f"at most {MAX_LENGTH} characters", f"{len(text)} characters")
         self.text = text.strip()
@@ -73,41 +69,17 @@ class Expression:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             where = getattr(error, "offset", None)
             hint = f" (syntax error at character {where})" if where else " (syntax error)"
-            raise InvalidInput(field, f'a condition such as "x1 + x2 <= 8"{hint}', text) from None
-        self.names: frozenset[str] = frozenset(self._check(self._tree, boolean=True))
-        self.equated: frozenset[str] = frozenset(
-            name
-            for node in ast.walk(self._tree)
-            if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq) for op in node.ops)
-            for name in _names(node)
-        )
-        if not self.names:
-            raise InvalidInput(field, "a condition that mentions at least one parameter", text)
+            raise InvalidInput(field, f"{kind}{hint}", text) from None
+        self.names: frozenset[str] = frozenset(self._check(self._tree, boolean=boolean))
 
     def __repr__(self) -> str:
-        return f"Expression({self.text!r})"
+        return f"{type(self).__name__}({self.text!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Expression) and other.text == self.text
+        return type(other) is type(self) and isinstance(other, _Parsed) and other.text == self.text
 
     def __hash__(self) -> int:
         return hash(self.text)
-
-    def holds(self, values: Mapping[str, Any]) -> Any:
-        """Whether the condition holds, elementwise; comparisons with undefined numbers (NaN) do not hold."""
-        with np.errstate(all="ignore"):
-            return np.asarray(_evaluate(self._tree, values), dtype=bool)
-
-    def slacks(self, values: Mapping[str, Any]) -> list[Any] | None:
-        """Right minus left side of every inequality; None where the condition is not a plain conjunction of them."""
-        parts = _inequalities(self._tree)
-        if parts is None:
-            return None
-        with np.errstate(all="ignore"):
-            return [
-                np.asarray(_evaluate(large, values), float) - np.asarray(_evaluate(small, values), float)
-                for small, large in parts
-            ]
 
     def literals(self) -> list[tuple[str, Any]]:
         """(name, literal) wherever a bare name is compared with a literal, so that misspelt choices can be refused."""
@@ -152,6 +124,10 @@ class Expression:
                 raise self._refuse(node, 'a comparison such as "x1 + x2 <= 8"')
             case ast.Constant(value=value) if isinstance(value, int | float | str):
                 return set()
+            case ast.Compare() | ast.BoolOp() | ast.UnaryOp(op=ast.Not()) if isinstance(self, Formula):
+                return self._check(node, boolean=True)
+            case ast.IfExp(test=test, body=body, orelse=orelse) if isinstance(self, Formula):
+                return self._check(test, boolean=True) | self._check(body) | self._check(orelse)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
                 return self._check(left) | self._check(right)
             case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
@@ -163,6 +139,54 @@ class Expression:
             case _:
                 allowed = ", ".join(FUNCTIONS)
                 raise self._refuse(node, f"numbers, strings, parameter names, + - * / ** and the functions {allowed}")
+
+
+class Expression(_Parsed):
+    """A condition over named parameters.
+
+    ``names`` are the parameters it mentions, ``equated`` those inside a numeric ``==``. ``holds(values)`` evaluates it
+    over arrays of equal length; ``slacks(values)`` gives, for a conjunction of numeric inequalities, how far each is
+    satisfied (>= 0: holds), which is what a constrained optimizer needs.
+    """
+
+    def __init__(self, text: str, field: str = "expression") -> None:
+        super().__init__(text, field, 'a condition such as "x1 + x2 <= 8"', boolean=True)
+        self.equated: frozenset[str] = frozenset(
+            name
+            for node in ast.walk(self._tree)
+            if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq) for op in node.ops)
+            for name in _names(node)
+        )
+        if not self.names:
+            raise InvalidInput(field, "a condition that mentions at least one parameter", text)
+
+    def holds(self, values: Mapping[str, Any]) -> Any:
+        """Whether the condition holds, elementwise; comparisons with undefined numbers (NaN) do not hold."""
+        with np.errstate(all="ignore"):
+            return np.asarray(_evaluate(self._tree, values), dtype=bool)
+
+    def slacks(self, values: Mapping[str, Any]) -> list[Any] | None:
+        """Right minus left side of every inequality; None where the condition is not a plain conjunction of them."""
+        parts = _inequalities(self._tree)
+        if parts is None:
+            return None
+        with np.errstate(all="ignore"):
+            return [
+                np.asarray(_evaluate(large, values), float) - np.asarray(_evaluate(small, values), float)
+                for small, large in parts
+            ]
+
+
+class Formula(_Parsed):
+    """A number over named parameters; conditions in it count as 1 and 0, or choose: ``a if condition else b``."""
+
+    def __init__(self, text: str, field: str = "formula") -> None:
+        super().__init__(text, field, 'a formula such as "0.1 + epochs / 81"', boolean=False)
+
+    def values(self, values: Mapping[str, Any]) -> Any:
+        """The number, elementwise over arrays of equal length; NaN or infinite where it is not defined."""
+        with np.errstate(all="ignore"):
+            return _number(_evaluate(self._tree, values))
 
 
 def _is_literal(node: ast.expr) -> bool:
@@ -192,6 +216,9 @@ def _evaluate(node: ast.expr, values: Mapping[str, Any]) -> Any:
             return _evaluate(operand, values)
         case ast.Call(func=ast.Name(id=name), args=args):
             return FUNCTIONS[name](*(_number(_evaluate(a, values)) for a in args))
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            condition = np.asarray(_evaluate(test, values), dtype=bool)
+            return np.where(condition, _number(_evaluate(body, values)), _number(_evaluate(orelse, values)))
         case ast.BoolOp(op=op, values=parts):
             join = np.logical_and if isinstance(op, ast.And) else np.logical_or
             return _fold(join, tuple(np.asarray(_evaluate(p, values), dtype=bool) for p in parts))
