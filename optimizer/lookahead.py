@@ -1,0 +1,309 @@
+"""What more votes are worth: for every state of a vote, the highest price of an answer at which drawing on pays.
+
+With V_N = P(leader is right) at the cap N and a price of lambda per answer, dynamic programming gives
+
+    V_n(v; lambda) = max(P(leader is right), sum_u P(u | v) V_(n+1)(u; lambda) - lambda).
+
+One step does not see far enough: with a lead of two, one more vote cannot change the pick, so that its gain is nothing.
+Drawing on pays just while lambda is below the state's *index*, the largest gain per answer that any way of stopping
+later reaches. An index holds for all prices at once, so that one table per cap serves every prompt, whatever its
+answers cost. It is the Gittins index of this problem (compare Weitzman 1979, and cost.py for configurations).
+
+A state is a partition of n into votes per cluster. Up to EXACT answers all partitions are solved. Beyond, a state is
+compact: (n, v1, v2, K), with the other votes spread over the other K - 2 clusters as evenly as they can be; the two
+largest counts are what decides (Huang, Ma and Zhou 2026, arXiv 2602.05395).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from scipy.special import gammaln, logsumexp
+
+from .answers import FLAT, TypePrior, vote_posterior
+
+EXACT = 20  # answers up to which all partitions are solved
+HORIZON = 64  # the largest cap with a table of its own; beyond, states are shrunk to SHRUNK answers
+SHRUNK = 32
+PRICES = np.concatenate([[0.0], np.geomspace(1e-5, 0.6, 28)])
+
+Votes = tuple[int, ...]  # in falling order
+Row = Float64[np.ndarray, " l"]
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What drawing on is worth from a state: the ``index`` (largest gain per answer), and the gain when answers are
+    free, ``attainable``."""
+
+    index: float
+    attainable: float
+
+
+NOTHING = Outlook(0.0, 0.0)
+
+
+class VoteTable:
+    """The outlook of every vote state for one cap and one prior over prompt types."""
+
+    def __init__(self, cap: int, prior: TypePrior) -> None:
+        self.cap = cap
+        self._exact = _Exact(cap, prior)
+        self._outlooks: dict[Votes, Outlook] = {}
+        self._compact: _Compact | None = None
+        last = self._exact_last = min(cap, EXACT)
+        if last < cap:
+            self._compact = _Compact(cap, last, prior)
+        self._solve(last)
+
+    def outlook(self, votes: Votes) -> Outlook:
+        """The outlook of a vote; ``votes`` in falling order, without zeros."""
+        n = sum(votes)
+        if n >= self.cap:
+            return NOTHING
+        if n <= self._exact_last:
+            return self._outlooks[votes]
+        assert self._compact is not None
+        return self._compact.outlook(n, *compact(votes))
+
+    def _solve(self, last: int) -> None:
+        above: dict[Votes, Row] = {}
+        for n in range(last, -1, -1):
+            level: dict[Votes, Row] = {}
+            for v in partitions(n):
+                now = self._exact.leader(v)
+                if n == self.cap or v and v[0] - (v[1] if len(v) > 1 else 0) >= self.cap - n:
+                    level[v] = np.full(len(PRICES), now)  # the pick cannot change any more
+                    self._outlooks[v] = NOTHING
+                    continue
+                ahead = np.zeros(len(PRICES))
+                for p, u in self._exact.successors(v):
+                    ahead += p * (above[u] if n < last else self._beyond(u))
+                ahead -= PRICES
+                level[v] = np.maximum(now, ahead)
+                self._outlooks[v] = outlook_of(ahead - now)
+            above = level
+
+    def _beyond(self, votes: Votes) -> Row:
+        assert self._compact is not None
+        return self._compact.value(*compact(votes))
+
+
+@lru_cache(maxsize=64)
+def vote_table(cap: int, prior: TypePrior = FLAT) -> VoteTable:
+    """The table for up to ``cap`` answers, made once per process."""
+    return VoteTable(cap, prior)
+
+
+def outlook(votes: Votes, cap: int, prior: TypePrior = FLAT) -> Outlook:
+    """The outlook of a vote with up to ``cap`` answers.
+
+    A cap beyond HORIZON is looked ahead to HORIZON only, and beyond HORIZON - SHRUNK / 2 answers the votes are shrunk in
+    proportion to SHRUNK: with all counts twice as large, the same gain takes about twice as many answers.
+    """
+    n = sum(votes)
+    if cap <= HORIZON or n <= HORIZON - SHRUNK // 2:
+        return vote_table(min(cap, HORIZON), prior).outlook(votes)
+    if n >= cap or votes[0] - (votes[1] if len(votes) > 1 else 0) >= cap - n:
+        return NOTHING
+    s = n / SHRUNK
+    shrunk = tuple(sorted((max(1, round(v / s)) for v in votes), reverse=True))
+    while sum(shrunk) > HORIZON // 2:
+        shrunk = shrunk[:-1]
+    found = vote_table(HORIZON, prior).outlook(shrunk)
+    return Outlook(found.index / s, found.attainable)
+
+
+def outlook_of(advantage: Row) -> Outlook:
+    """From the advantage of drawing on over stopping, at each of PRICES: it falls in the price, and is convex."""
+    positive = int((advantage > 1e-12).sum())
+    if positive == 0:
+        return NOTHING
+    if positive == len(PRICES):
+        return Outlook(float(PRICES[-1]), float(advantage[0]))
+    a, b = advantage[positive - 1], advantage[positive]
+    low, high = PRICES[positive - 1], PRICES[positive]
+    return Outlook(float(low + (high - low) * a / (a - b)), float(advantage[0]))
+
+
+def partitions(n: int, largest: int | None = None) -> Iterator[Votes]:
+    """All ways to write n as a sum of counts in falling order."""
+    if n == 0:
+        yield ()
+        return
+    for first in range(min(n, largest or n), 0, -1):
+        for rest in partitions(n - first, first):
+            yield (first, *rest)
+
+
+def compact(votes: Votes) -> tuple[int, int, int]:
+    """(v1, v2, K) of a vote."""
+    return votes[0], votes[1] if len(votes) > 1 else 0, len(votes)
+
+
+class _Exact:
+    """P(leader is right) and where the next answer falls, by partition."""
+
+    def __init__(self, cap: int, prior: TypePrior) -> None:
+        self._posterior = vote_posterior(cap + 1, prior)
+        self._mass: dict[Votes, float] = {}
+
+    def leader(self, v: Votes) -> float:
+        if not v:
+            return 0.0
+        n, K = sum(v), len(v)
+        return float(np.exp(self._posterior.log_right[K, v[0], n - v[0]] - self._log_mass(v)))
+
+    def successors(self, v: Votes) -> list[tuple[float, Votes]]:
+        """Each way the next answer can fall, with its probability."""
+        found: list[tuple[float, Votes]] = []
+        log_z = self._log_mass(v)
+        for j, size in enumerate(v):
+            if j and size == v[j - 1]:
+                continue  # equal clusters go together
+            u = (*v[:j], size + 1, *v[j + 1 :])
+            p = v.count(size) * size * np.exp(self._log_mass(u) - log_z)  # G(size + 1) / G(size) = size
+            found.append((float(p), u))
+        found.append((float(np.exp(self._log_mass((*v, 1)) - log_z)), (*v, 1)))
+        return found
+
+    def _log_mass(self, v: Votes) -> float:
+        """log of sum_j W(n, K, v_j) + W0(n, K)."""
+        if v not in self._mass:
+            n, K, sizes = sum(v), len(v), np.array(v, dtype=np.int64)
+            terms = np.append(self._posterior.log_right[K, sizes, n - sizes], self._posterior.log_none[K, n])
+            self._mass[v] = float(logsumexp(terms))
+        return self._mass[v]
+
+
+class _Compact:
+    """Values and outlooks of the states (v1, v2, K) at each n beyond the exact ones."""
+
+    def __init__(self, cap: int, exact: int, prior: TypePrior) -> None:
+        self._cap, self._exact = cap, exact
+        posterior = vote_posterior(cap + 1, prior)
+        # one scale for all, so that plain sums do not underflow
+        self._right, self._none = posterior.log_right, posterior.log_none
+        self._index: dict[int, Int64[np.ndarray, "a b k"]] = {}
+        self._values: Float64[np.ndarray, "s l"] = np.zeros((0, 0))
+        self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._solve()
+
+    def value(self, v1: int, v2: int, K: int) -> Row:
+        """V at the first level beyond the exact ones."""
+        return self._values[self._index[self._exact + 1][v1, v2, K]]
+
+    def outlook(self, n: int, v1: int, v2: int, K: int) -> Outlook:
+        row = self._index[n][v1, v2, K]
+        index, attainable = self._found[n]
+        return Outlook(float(index[row]), float(attainable[row]))
+
+    def _solve(self) -> None:
+        above: np.ndarray | None = None
+        for n in range(self._cap, self._exact, -1):
+            v1, v2, K = _states(n)
+            self._index[n] = _numbering(n, v1, v2, K)
+            blocks = _blocks(n, v1, v2, K)
+            log_mass = self._log_mass(n, K, blocks)
+            now = np.exp(self._right[K, v1, n - v1] - log_mass)
+            values = np.repeat(now[:, None], len(PRICES), axis=1)
+            index, attainable = np.zeros(len(now)), np.zeros(len(now))
+            open_ = np.flatnonzero(v1 - v2 < self._cap - n)
+            if n < self._cap and len(open_):
+                assert above is not None
+                ahead = self._ahead(n, v1[open_], v2[open_], K[open_], log_mass[open_], above) - PRICES
+                advantage = ahead - now[open_, None]
+                index[open_], attainable[open_] = _outlooks(advantage)
+                values[open_] = np.maximum(values[open_], ahead)
+            above = values
+            self._found[n] = index, attainable
+        assert above is not None
+        self._values = above
+
+    def _ahead(
+        self, n: int, v1: np.ndarray, v2: np.ndarray, K: np.ndarray, log_mass: np.ndarray, above: np.ndarray
+    ) -> np.ndarray:
+        """The expected value after one more answer."""
+        number = self._index[n + 1]
+        total = np.zeros((len(v1), above.shape[1]))
+        weight = np.zeros(len(v1))
+        sizes, counts = _blocks(n, v1, v2, K)
+        for j in range(4):
+            some = counts[:, j] > 0
+            size, more = sizes[some, j], counts[some].copy()
+            grown = np.column_stack([sizes[some], size + 1])
+            more = np.column_stack([more, np.ones(len(size), dtype=np.int64)])
+            more[:, j] -= 1
+            mass = self._log_mass(n + 1, K[some], (grown, more))
+            p = counts[some, j] * size * np.exp(mass - log_mass[some])
+            first, second = _top_two(v1[some], v2[some], size, j)
+            total[some] += p[:, None] * above[number[first, second, K[some]]]
+            weight[some] += p
+        grown = np.column_stack([sizes, np.ones(len(v1), dtype=np.int64)])
+        more = np.column_stack([counts, np.ones(len(v1), dtype=np.int64)])
+        p = np.exp(self._log_mass(n + 1, K + 1, (grown, more)) - log_mass)
+        total += p[:, None] * above[number[v1, np.maximum(v2, 1), K + 1]]
+        return total / (weight + p)[:, None]
+
+    def _log_mass(self, n: int, K: np.ndarray, blocks: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        sizes, counts = blocks
+        terms = self._right[K[:, None], sizes, n - sizes]
+        none = self._none[K, n]
+        peak = np.maximum(np.where(counts > 0, terms, -np.inf).max(1), none)
+        with np.errstate(under="ignore"):
+            inner = (counts * np.exp(np.where(counts > 0, terms - peak[:, None], -np.inf))).sum(1)
+            return peak + np.log(inner + np.exp(none - peak))
+
+
+def _states(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All (v1, v2, K) that some partition of n has."""
+    v1, v2, K = np.meshgrid(np.arange(1, n + 1), np.arange(n // 2 + 1), np.arange(1, n + 1), indexing="ij")
+    rest = n - v1 - v2
+    alone = (K == 1) & (v2 == 0) & (rest == 0)
+    others = (K >= 2) & (v2 >= 1) & (v1 >= v2) & (rest >= K - 2) & (rest <= (K - 2) * v2)
+    possible = alone | others
+    return v1[possible], v2[possible], K[possible]
+
+
+def _numbering(n: int, v1: np.ndarray, v2: np.ndarray, K: np.ndarray) -> np.ndarray:
+    number = np.full((n + 1, n // 2 + 1, n + 1), -1, dtype=np.int64)
+    number[v1, v2, K] = np.arange(len(v1))
+    return number
+
+
+def _blocks(n: int, v1: np.ndarray, v2: np.ndarray, K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes of the clusters (leader, second, larger and smaller ones of the others) and how many of each there are."""
+    others = np.maximum(K - 2, 0)
+    rest = n - v1 - v2
+    q = rest // np.maximum(others, 1)
+    larger = rest - q * others
+    sizes = np.column_stack([v1, v2, np.where(larger > 0, q + 1, 0), np.where(others > larger, q, 0)])
+    counts = np.column_stack([np.ones_like(v1), (v2 > 0).astype(np.int64), larger, others - larger])
+    return sizes, np.where(sizes > 0, counts, 0)
+
+
+def _top_two(v1: np.ndarray, v2: np.ndarray, size: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two largest counts once a cluster of the given size has grown by one."""
+    if j == 0:
+        return v1 + 1, v2
+    if j == 1:
+        return np.maximum(v1, v2 + 1), np.minimum(v1, v2 + 1)
+    ranked = np.sort(np.column_stack([v1, v2, size + 1]), axis=1)
+    return ranked[:, 2], ranked[:, 1]
+
+
+def _outlooks(advantage: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``outlook_of`` for many rows."""
+    positive = (advantage > 1e-12).sum(1)
+    inside = np.clip(positive, 1, len(PRICES) - 1)
+    rows = np.arange(len(advantage))
+    a, b = advantage[rows, inside - 1], advantage[rows, inside]
+    low, high = PRICES[inside - 1], PRICES[inside]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        index = low + (high - low) * a / (a - b)
+    index = np.where(positive == 0, 0.0, np.where(positive == len(PRICES), PRICES[-1], index))
+    return index, np.where(positive == 0, 0.0, advantage[:, 0])
