@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from jaxtyping import Bool as BoolArray
 from jaxtyping import Float64, Int64
 
 from .errors import InvalidInput, Problem
-from .expression import Expression
+from .expression import Expression, Formula
 from .parameters import KINDS, Bool, Categorical, Constant, Float, Int, Ordinal, Parameter
 
 __all__ = ["Bool", "Categorical", "Constant", "Float", "Int", "Ordinal", "Parameter", "Params", "Space"]
@@ -70,7 +70,7 @@ class Space:
         }
         self._order = self._topological_order()
         for i, constraint in enumerate(self.constraints):
-            self._check_expression(constraint, f"parameter_constraints.{i}")
+            self.check_expression(constraint, f"parameter_constraints.{i}")
             smooth = sorted(n for n in constraint.equated if math.isinf(given[n].cardinality))
             if smooth:
                 expected = f"no == on {smooth[0]}, which is continuous (allow a tolerance: a - b <= 0.01)"
@@ -89,6 +89,17 @@ class Space:
         part.fixed = {**self.fixed, **self.check_values(fixed)}
         part._fixed_numbers = {name: self.parameters[name].to_number(v) for name, v in part.fixed.items()}
         return part
+
+    def columns(self, names: Collection[str]) -> BoolArray[np.ndarray, " d"]:
+        """Which columns of the cube belong to these parameters."""
+        mask = np.zeros(self.dimension, dtype=bool)
+        for name in names:
+            mask[self._slices[name]] = True
+        return mask
+
+    def named(self, X: Cube) -> Batch:
+        """The values of every parameter in the configurations nearest to rows, as a person would write them."""
+        return self._named(self._split(X))
 
     # --- columns of the cube ------------------------------------------------------------------------------------------
 
@@ -480,7 +491,7 @@ class Space:
     def _topological_order(self) -> list[str]:
         """Parameters ordered so that conditions only look back."""
         for name, condition in self._conditions.items():
-            self._check_expression(condition, f"parameters.{name}.active_if")
+            self.check_expression(condition, f"parameters.{name}.active_if")
         order: list[str] = []
         waiting = dict.fromkeys(self.parameters)
         while waiting:
@@ -495,7 +506,8 @@ class Space:
                 del waiting[name]
         return order
 
-    def _check_expression(self, expression: Expression, field: str) -> None:
+    def check_expression(self, expression: Expression | Formula, field: str) -> None:
+        """Raises InvalidInput where an expression does not fit the parameters that it mentions."""
         for name in sorted(expression.names):
             if name not in self.parameters:
                 raise InvalidInput(field, f"names among the parameters {list(self.parameters)}", name)
@@ -505,7 +517,8 @@ class Space:
                 raise InvalidInput(field, f"a choice of {name}: {list(p.choices)}", literal)
         corner = {name: p.from_unit(np.zeros((1, p.width))) for name, p in self.parameters.items()}
         try:
-            expression.holds(self._named(corner))
+            evaluate = expression.holds if isinstance(expression, Expression) else expression.values
+            evaluate(self._named(corner))
         except (TypeError, ValueError):
             raise InvalidInput(field, "arithmetic and order only on numbers", expression.text) from None
 
