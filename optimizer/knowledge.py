@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from .fitting import Prior
 from .methods import AcquisitionChoice
@@ -26,7 +26,7 @@ class Definition:
     acquisition: AcquisitionChoice
     noise: Noise
     seed: int
-    model: ModelChoice = ModelChoice()
+    model: ModelChoice = field(default_factory=ModelChoice)
 
     @property
     def design_size(self) -> int:
@@ -59,6 +59,10 @@ class Knowledge:
         size = self.definition.design_size
         issued = sum(t.state.open or t.state.informative for t in self.trials)
         return max(2, size // 2) if issued >= size else size
+
+    def at(self, context: Params) -> Knowledge:
+        """The same knowledge, for choosing where some parameters have given values."""
+        return replace(self, definition=replace(self.definition, space=self.definition.space.at(context)))
 
     def excluded(self, taken: Sequence[Params]) -> Exclusion:
         """What must not be suggested again: all that was tried or is pending; with noise only failures."""
