@@ -73,17 +73,23 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "cosine 8, noisy": lambda _: from_botorch(synthetic.Cosine8(), -1.0),
     "styblinski-tang 4, noisy": lambda _: from_botorch(synthetic.StyblinskiTang(4)),
     "drawn 4, noisy": drawn(4, 0.4),
+    "drawn 6, noisy": drawn(6, 0.5),
+    "drawn 2, noisy": drawn(2, 0.25),
+    "shekel 5, noisy": lambda _: from_botorch(synthetic.Shekel(5)),
+    "six-hump camel, noisy": lambda _: from_botorch(synthetic.SixHumpCamel()),
 }
 
+ACQUISITIONS = ("posterior_mean_improvement", "knowledge_gradient", "one_shot_knowledge_gradient", "entropy_search")
 VARIANTS: dict[str, Callable[[], None]] = {
     "default": lambda: None,
     "noise-always": lambda: setattr(fitting, "EVIDENCE", -math.inf),
     "linear-scale": lambda: setattr(surrogate, "HEADROOMS", ()),
     "no-short-tail": lambda: setattr(fitting.Prior, "shortest", 0.0),
+    **{name: lambda: None for name in ACQUISITIONS},
 }
 
 
-def run(name: str, seed: int, trials: int) -> float:
+def run(name: str, seed: int, trials: int, acquisition: str = "auto") -> float:
     """log10 of the regret of the recommended point."""
     bounds, f, least = PROBLEMS[name](seed)
     rng = np.random.default_rng(1000 + seed)
@@ -91,7 +97,7 @@ def run(name: str, seed: int, trials: int) -> float:
     sample = domain[:, 0] + (domain[:, 1] - domain[:, 0]) * np.random.default_rng(99).random((500, len(bounds)))
     sd = NOISE * float(np.std([f(x) for x in sample])) if name.endswith("noisy") else 0.0
     space = Space({f"x{i}": Float(low, high) for i, (low, high) in enumerate(bounds)})
-    study = Study(space, seed=seed, budget=Budget(trials=trials))
+    study = Study(space, seed=seed, budget=Budget(trials=trials), acquisition=acquisition)
     while not isinstance(step := study.ask(), Stop):
         study.tell(step, f(np.array(list(step.params.values()))) + sd * rng.standard_normal())
     return math.log10(max(f(np.array(list(study.best.params.values()))) - least, 1e-12))
@@ -121,7 +127,8 @@ def main() -> None:
     VARIANTS[variant]()
     for name in arguments.problems:
         started = time.process_time()
-        regrets = [run(name, seed, arguments.trials) for seed in range(arguments.seeds)]
+        acquisition = variant if variant in ACQUISITIONS else "auto"
+        regrets = [run(name, seed, arguments.trials, acquisition) for seed in range(arguments.seeds)]
         cpu = (time.process_time() - started) / arguments.seeds
         print(f"{variant:14} {name:26} {np.mean(regrets):7.2f}   {cpu:5.1f} CPU s a run", flush=True)
 

@@ -21,6 +21,7 @@ from scipy.stats import qmc
 
 from .models import JITTERS, FitError, GaussianProcess
 from .space import Space
+from .target import Target
 
 Batch = Float64[np.ndarray, "m d"]
 Values = Float64[np.ndarray, " m"]
@@ -33,7 +34,10 @@ class Situation:
 
     ``base`` are the distinct observed and pending rows, ``attainable`` says which of them count as incumbents (with
     outcome constraints: the feasible ones), ``pending`` are the rows of running trials. ``cost`` is the log of the
-    expected cost where trials have one, ``feasibility`` log P(feasible) where there are constraints.
+    expected cost where trials have one, ``feasibility`` log P(feasible) where there are constraints. ``moved``: base
+    points were moved to where the choice is made (``space.fixed``) and not measured there, so even with exact
+    measurements their values have to be averaged over. ``target``: where the value of a row counts, when that is not at
+    the row itself.
     """
 
     gp: GaussianProcess
@@ -45,6 +49,13 @@ class Situation:
     seed: int
     cost: Acquisition | None = None
     feasibility: Acquisition | None = None
+    moved: bool = False
+    target: Target | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the values at all base points are known, as far as measurements are exact."""
+        return not (len(self.pending) or self.moved)
 
 
 DRAWS = 64  # quasi-random draws of the noiseless values
@@ -79,18 +90,21 @@ def normal_draws(dimension: int, draws: int, seed: int) -> Float64[np.ndarray, "
 class Draws:
     """A process whose values at ``base`` were drawn from its posterior: ``values`` (b, s), one column per draw.
 
-    ``draws`` is 1 where the values are known (exact observations, nothing pending): then they are the posterior's
-    means. Raises FitError when the base covariance is not positive definite.
+    ``normals`` are independent standard normal vectors, one column per draw; None where the values are known (exact
+    observations, nothing pending): then they are the posterior's means. Raises FitError when the base covariance is not
+    positive definite.
     """
 
-    def __init__(self, gp: GaussianProcess, base: Float64[np.ndarray, "b d"], *, draws: int, seed: int) -> None:
+    def __init__(
+        self, gp: GaussianProcess, base: Float64[np.ndarray, "b d"], normals: Float64[np.ndarray, "b s"] | None
+    ) -> None:
         self._kernel, self._mean = gp.kernel, gp.hyperparameters.mean
         self._sites = gp.kernel.sites(base)
         signal = gp.hyperparameters.signal
         mean, covariance = gp.joint(base)
         self.values = mean[:, None]
-        if draws > 1:
-            self.values = self.values + _root(covariance, signal) @ normal_draws(len(base), draws, seed)
+        if normals is not None:
+            self.values = self.values + _root(covariance, signal) @ normals
         self._L = _root(self._sites.covariance(), signal)
         half = solve_triangular(
             self._L, self.values - self._mean * self._sites.basis[:, None], lower=True, check_finite=False
@@ -136,7 +150,7 @@ class NoisyExpectedImprovement:
         draws: int,
         seed: int,
     ) -> None:
-        self._draws = Draws(gp, base, draws=draws, seed=seed)
+        self._draws = Draws(gp, base, normal_draws(len(base), draws, seed) if draws > 1 else None)
         self.best = self._draws.values[incumbents].max(0)  # (draws,)
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
@@ -160,7 +174,7 @@ class NoisyExpectedImprovement:
 
 def expected_improvement(s: Situation) -> Acquisition:
     """The analytic expected improvement; pending trials are averaged over."""
-    draws = DRAWS if len(s.pending) else 1
+    draws = 1 if s.known else DRAWS
     return NoisyExpectedImprovement(s.gp, s.base, s.attainable, draws=draws, seed=s.seed)
 
 

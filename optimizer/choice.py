@@ -6,17 +6,21 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from .acquisition import Acquisition, LogFeasibility, Situation, Sum
+from .hypervolume import DRAWS, HypervolumeImprovement
 from .knowledge import Definition
 from .methods import METHODS
-from .pareto import hypervolume_improvement, non_dominated, reference_point
+from .pareto import non_dominated, reference_point
 from .search import Found
+from .space import Space
 from .surrogate import MetricModel, Surrogate
 from .trial import Source
 
 INCUMBENTS = 16  # base points whose neighbourhoods are searched
+MOVED = 64  # configurations visited elsewhere that may be the best here, too: the most promising ones
+MOVED_WHY = "what was visited in other contexts was not measured in this one"
 Pending = Float64[np.ndarray, "p d"]
 
 
@@ -38,11 +42,11 @@ class Choice:
 def choose(definition: Definition, surrogate: Surrogate, pending: Pending, seed: int) -> Choice:
     """The acquisition for the next trial, given what was learned and what is pending."""
     s, mean = _situation(definition, surrogate, pending, seed)
-    order = np.argsort(-np.where(s.attainable, mean, mean - 1e6))[:INCUMBENTS]
+    incumbents = _incumbents(s, mean)
     if not s.attainable.any():
         assert s.feasibility is not None
         why = "no feasible configuration is known yet"
-        return Choice(s.feasibility, "probability_of_feasibility", why, s.base[order], False, float(mean.max()))
+        return Choice(s.feasibility, "probability_of_feasibility", why, incumbents, False, float(mean.max()))
     if definition.goal.several:
         return _choose_volume(definition, surrogate, s)
     name, why = _method(definition, s)
@@ -50,16 +54,20 @@ def choose(definition: Definition, surrogate: Surrogate, pending: Pending, seed:
     acquisition = method.build(s, definition.acquisition.options)
     if s.feasibility is not None and not method.knows_feasibility:
         acquisition = Sum(acquisition, s.feasibility)
-    return Choice(acquisition, name, why, s.base[order], method.gain, float(mean[s.attainable].max()))
+    return Choice(acquisition, name, why, incumbents, method.gain, float(mean[s.attainable].max()))
 
 
 def _choose_volume(definition: Definition, surrogate: Surrogate, s: Situation) -> Choice:
     """The hypervolume improvement, and searches from the present front."""
     Y = np.column_stack([m.gp.posterior(s.base)[0] for m in surrogate.objectives])
     reference = reference_point(definition.goal.objectives, surrogate.objectives, Y[s.attainable])
-    observed = np.unique(surrogate.objective.gp.data.X, axis=0)
-    acquisition = hypervolume_improvement(
-        surrogate.objectives, reference, observed[surrogate.feasible(observed)], s.pending, s.seed
+    acquisition: Acquisition = HypervolumeImprovement(
+        [m.gp for m in surrogate.objectives],
+        reference,
+        s.base,
+        s.attainable,
+        draws=1 if s.known and not surrogate.noisy else DRAWS,
+        seed=s.seed,
     )
     if s.feasibility is not None:
         acquisition = Sum(acquisition, s.feasibility)
@@ -73,13 +81,12 @@ def choose_improvement(definition: Definition, surrogate: Surrogate, pending: Pe
     s, mean = _situation(definition, surrogate, pending, seed)
     if not s.attainable.any():
         return None
-    order = np.argsort(-np.where(s.attainable, mean, mean - 1e6))[:INCUMBENTS]
-    name = "noisy_expected_improvement" if s.noisy else "expected_improvement"
+    name = "noisy_expected_improvement" if s.noisy or s.moved else "expected_improvement"
     name = name if s.cost is None else "expected_improvement_per_cost"
     acquisition = METHODS[name].build(s, {})
     if s.feasibility is not None:
         acquisition = Sum(acquisition, s.feasibility)
-    return Choice(acquisition, name, "", s.base[order], s.cost is None, float(mean[s.attainable].max()))
+    return Choice(acquisition, name, "", _incumbents(s, mean), s.cost is None, float(mean[s.attainable].max()))
 
 
 def _situation(
@@ -89,19 +96,52 @@ def _situation(
     model = surrogate.objective
     observed = np.unique(model.gp.data.X, axis=0)
     base = np.concatenate([observed, pending[~_repeated(pending, observed)]])
+    moved = _moved(definition.space, surrogate, base)
+    base = np.concatenate([base, moved])
     feasibility = LogFeasibility(list(surrogate.feasibility)) if surrogate.feasibility else None
     situation = Situation(
         model.gp,
         base,
-        surrogate.feasible(base),
+        surrogate.feasible(base) & _inside(definition.space, base),
         pending,
         model.noisy,
         definition.space,
         seed,
         surrogate.cost,
         feasibility,
+        len(moved) > 0,
     )
     return situation, model.gp.posterior(base)[0]
+
+
+def _moved(space: Space, surrogate: Surrogate, base: Float64[np.ndarray, "b d"]) -> Float64[np.ndarray, "_ d"]:
+    """Base points moved to where parameters are fixed, as far as they are new: any of them may be the best there.
+
+    Of many the MOVED most promising, by the upper end of what the model expects. Where parameter constraints allow none
+    of them, some feasible rows.
+    """
+    if not space.fixed:
+        return base[:0]
+    here = space.snap(base)
+    here = here[space.feasible(here)]
+    if not len(here):
+        return space.sample(INCUMBENTS, np.random.default_rng(0))
+    here = here[~_repeated(here, base)]
+    mean, sd = surrogate.objective.gp.posterior(here)
+    return here[np.sort(np.argsort(-mean - 2.0 * sd, kind="stable")[:MOVED])]
+
+
+def _inside(space: Space, rows: Float64[np.ndarray, "b d"]) -> Bool[np.ndarray, " b"]:
+    """Which rows lie where the choice is made: at the fixed values of parameters."""
+    if not space.fixed:
+        return np.ones(len(rows), dtype=bool)
+    return (np.abs(space.snap(rows) - rows) < 1e-9).all(1)
+
+
+def _incumbents(s: Situation, mean: Float64[np.ndarray, " b"]) -> Float64[np.ndarray, "i d"]:
+    """The best base points, attainable ones first, as places where the choice is made."""
+    best = s.base[np.argsort(-np.where(s.attainable, mean, mean - 1e6))[:INCUMBENTS]]
+    return s.space.snap(best) if s.space.fixed else best
 
 
 def _method(definition: Definition, s: Situation) -> tuple[str, str]:
@@ -116,6 +156,8 @@ def _method(definition: Definition, s: Situation) -> tuple[str, str]:
         return "noisy_expected_improvement", "measurements are noisy"
     if len(s.pending):
         return "noisy_expected_improvement", pending
+    if s.moved:
+        return "noisy_expected_improvement", MOVED_WHY
     return "expected_improvement", "measurements are exact and nothing is pending"
 
 

@@ -1,9 +1,4 @@
-"""Several objectives: the hypervolume improvement, the reference point, and the Pareto front.
-
-A set of configurations is as good as the volume that it dominates above a reference point, in standardised y with all
-objectives larger better. One more configuration is worth the volume it adds, averaged over the noiseless values of the
-observed and pending ones (Daulton, Balandat and Bakshy 2021; as logarithms Ament et al. 2023): BoTorch computes it.
-"""
+"""Several objectives: which results no other beats in all of them, and from where volumes are measured."""
 
 from __future__ import annotations
 
@@ -12,39 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from .acquisition import Acquisition
-from .from_botorch import from_botorch, quiet
 from .objective import Objective
 from .surrogate import MetricModel
 
 Front = Float64[np.ndarray, "n m"]
-DRAWS = 64
-
-
-def hypervolume_improvement(
-    models: Sequence[MetricModel],
-    reference: Float64[np.ndarray, " m"],
-    observed: Float64[np.ndarray, "b d"],
-    pending: Float64[np.ndarray, "p d"],
-    seed: int,
-) -> Acquisition:
-    """log of the expected rise in dominated volume, above ``reference``, over observed and pending points."""
-    import torch
-    from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
-    from botorch.models.model_list_gp_regression import ModelListGP
-    from botorch.sampling.normal import SobolQMCNormalSampler
-
-    with quiet():
-        acquisition = qLogNoisyExpectedHypervolumeImprovement(
-            ModelListGP(*(m.gp.to_botorch() for m in models)),
-            ref_point=torch.from_numpy(reference),
-            X_baseline=torch.from_numpy(observed),
-            X_pending=torch.from_numpy(pending) if len(pending) else None,
-            sampler=SobolQMCNormalSampler(torch.Size([DRAWS]), seed=seed),
-            prune_baseline=True,
-            cache_root=False,
-        )
-    return from_botorch(acquisition, logarithmic=True)
 
 
 def reference_point(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from suffice.optimizer import Budget, Conflict, Float, InvalidInput, Objective, Space, Stop, Study
 from suffice.optimizer.models import Data, GaussianProcess, Hyperparameters
 from suffice.optimizer.objective import Scale
-from suffice.optimizer.pareto import hypervolume_improvement, non_dominated, reference_point
+from suffice.optimizer.pareto import non_dominated, reference_point
 from suffice.optimizer.surrogate import MetricModel
 
 SPACE = Space(x=Float(0, 1), y=Float(0, 1))
@@ -54,22 +54,6 @@ def models(noise: float = 1e-6) -> tuple[MetricModel, MetricModel]:
         gp = GaussianProcess(data, Hyperparameters(np.array([0.5, 0.7]), 1.0, noise))
         found.append(MetricModel(gp, Scale(1.0, 0.0, 1.0), False))
     return found[0], found[1]
-
-
-def test_hypervolume_improvement_against_monte_carlo() -> None:
-    a, b = models()
-    X = a.gp.data.X
-    observed = np.column_stack([a.gp.data.y, b.gp.data.y])
-    reference = observed.min(0) - 0.1
-    acquisition = hypervolume_improvement((a, b), reference, X, np.empty((0, 2)), 0)
-    rng = np.random.default_rng(1)
-    before = volume(observed, reference)
-    for x in rng.random((4, 2)):
-        draws = np.column_stack(
-            [m.gp.posterior(x[None])[0] + m.gp.posterior(x[None])[1] * rng.standard_normal(4000) for m in (a, b)]
-        )
-        expected = np.mean([volume(np.vstack([observed, d]), reference) - before for d in draws])
-        assert math.exp(acquisition(x[None])[0][0]) == pytest.approx(expected, rel=0.35, abs=5e-3)
 
 
 def test_the_reference_point_is_below_the_front_or_as_given() -> None:
