@@ -12,11 +12,16 @@ maximise over all of them at once (BoTorch's qKnowledgeGradient), with the sum o
 average, as Ungredda, Pearce and Branke 2022 do.
 
 While trials are pending, all of them average over joint outcomes that these may have.
+
+Where the value of a configuration counts at other rows (`target.py`), mu and b are the means and covariances of values.
+They are linear in f, so that an observation still moves them along lines: at another fidelity (Poloczek, Wang and
+Frazier 2017) or under one of many conditions (Toscano-Palmerin and Frazier 2018).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +30,12 @@ from scipy.linalg import solve_triangular
 from scipy.special import log_ndtr, logsumexp, ndtri
 
 from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, _root, log_h, normal_draws
-from .kernel import Sites
+from .cost import PerCost
+from .kernel import Cross, Sites
 from .models import GaussianProcess
 from .search import Exclusion, _candidates, _evaluate, _polish, _spread, grid, maximise
+from .space import Space
+from .target import CrossWithValues, OwnCross, Target, ValueCross, ValueSites
 
 Points = Float64[np.ndarray, "_ d"]
 Lines = Float64[np.ndarray, "r l"]  # intercepts or slopes: one row per maximum, one column per line
@@ -143,11 +151,14 @@ class Fantasies:
     """A Gaussian process beside pending trials: one covariance, and one mean per joint outcome drawn for them.
 
     An outcome is a measurement with the model's noise. ``count`` outcomes are drawn, one where nothing is pending.
+    Means and slopes are those of values, which count at the ``target`` (None: at the rows themselves).
     """
 
-    def __init__(self, gp: GaussianProcess, pending: Points, count: int, seed: int) -> None:
+    def __init__(
+        self, gp: GaussianProcess, pending: Points, count: int, seed: int, target: Target | None = None
+    ) -> None:
         h = gp.hyperparameters
-        self.gp = gp
+        self.gp, self.target = gp, target
         self.noise = float(np.median(gp.data.diagonal(h.noise)))
         self.sites, self.L = gp.sites, gp.L
         half = gp.half_solve((gp.data.y - h.mean * gp.sites.basis)[:, None])
@@ -160,43 +171,61 @@ class Fantasies:
     def _condition(self, points: Points) -> None:
         """The factor of the covariance, longer by ``points``."""
         gp = self.gp
-        V = self.half_solve(points)
+        V = self.half_solve(self.sites.cross(points))
         corner = gp.kernel.covariance(points, points) - V.T @ V + self.noise * np.eye(len(points))
         n, p = len(self.sites), len(points)
         L = np.zeros((n + p, n + p))
         L[:n, :n], L[n:, :n], L[n:, n:] = np.tril(self.L), V.T, _root(corner, gp.hyperparameters.signal)
         self.sites, self.L = self.sites.beside(points), L
 
-    def half_solve(self, X: Points) -> Float64[np.ndarray, "t _"]:
-        return solve_triangular(self.L, self.sites.cross(X).k.T, lower=True, check_finite=False)
+    def values(self, X: Points) -> Cross | ValueCross:
+        """The prior covariances of the values at the rows of X with the observations."""
+        return self.sites.cross(X) if self.target is None else ValueCross(self.target, self.sites, X)
+
+    def value_sites(self, A: Points) -> Sites | ValueSites:
+        """The values at the rows of A, as what observations are compared with."""
+        kernel = self.gp.kernel
+        return kernel.sites(A) if self.target is None else ValueSites(self.target, kernel, A)
+
+    def half_solve(self, cross: Cross | ValueCross) -> Float64[np.ndarray, "t _"]:
+        return solve_triangular(self.L, cross.k.T, lower=True, check_finite=False)
+
+    def solve(self, half: Float64[np.ndarray, "t _"]) -> Float64[np.ndarray, "t _"]:
+        return solve_triangular(self.L, half, lower=True, trans=1, check_finite=False)
 
     def means(self, X: Points) -> Float64[np.ndarray, "_ f"]:
-        """Posterior means at the rows of X, one column per fantasy."""
-        return self.gp.hyperparameters.mean + self.sites.cross(X).k @ self.alpha
+        """Posterior means of the values at the rows of X, one column per fantasy."""
+        return self.gp.hyperparameters.mean + self.values(X).k @ self.alpha
 
     def slopes(self, A: Points, X: Points) -> Float64[np.ndarray, "a x"]:
-        """b(a, x): how far one standard deviation of an observation at x moves the mean at a."""
-        V = self.half_solve(X)
+        """b(a, x): how far one standard deviation of an observation at x moves the mean of the value at a."""
+        V = self.half_solve(self.sites.cross(X))
         variance = np.maximum(self.gp.kernel.variance(X) - (V * V).sum(0), 0.0)
-        return (self.gp.kernel.covariance(A, X) - self.half_solve(A).T @ V) / np.sqrt(variance + self.noise)
+        covariance = self.value_sites(A).cross(X).k.T - self.half_solve(self.values(A)).T @ V
+        return covariance / np.sqrt(variance + self.noise)
+
+    def mean(self) -> PosteriorMean:
+        """The posterior mean of the values, averaged over the fantasies."""
+        return PosteriorMean(self.gp.hyperparameters.mean, self.values, self.alpha.mean(1))
 
     def mean_after(self, x: Points, z: float) -> PosteriorMean:
-        """The posterior mean, averaged over the fantasies, after an observation at x (one row) z deviations off."""
-        V = self.half_solve(x)
+        """The same after an observation at x (one row) that is z standard deviations off."""
+        V = self.half_solve(self.sites.cross(x))
         deviation = math.sqrt(max(float(self.gp.kernel.variance(x)[0]) - float((V * V).sum()), 0.0) + self.noise)
-        shift = solve_triangular(self.L, V, lower=True, trans=1, check_finite=False)[:, 0]
-        weights = np.concatenate([self.alpha.mean(1) - z / deviation * shift, [z / deviation]])
-        return PosteriorMean(self.gp, self.sites.beside(x), weights)
+        weights = np.concatenate([self.alpha.mean(1) - z / deviation * self.solve(V)[:, 0], [z / deviation]])
+        sites, target = self.sites.beside(x), self.target
+        values = sites.cross if target is None else lambda X: ValueCross(target, sites, X)
+        return PosteriorMean(self.gp.hyperparameters.mean, values, weights)
 
 
 class PosteriorMean:
     """mean + sum_i weights_i k(x, site_i) and its gradient: something to maximise."""
 
-    def __init__(self, gp: GaussianProcess, sites: Sites, weights: np.ndarray) -> None:
-        self._mean, self._sites, self._weights = gp.hyperparameters.mean, sites, weights
+    def __init__(self, mean: float, values: Callable[[Batch], Cross | ValueCross], weights: np.ndarray) -> None:
+        self._mean, self._values, self._weights = mean, values, weights
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
-        cross = self._sites.cross(X)
+        cross = self._values(X)
         return self._mean + cross.k @ self._weights, cross.pull(np.broadcast_to(self._weights, cross.k.shape))
 
 
@@ -208,27 +237,52 @@ class KnowledgeGradient:
 
     def __init__(self, fantasies: Fantasies, A: Points) -> None:
         self.A, self._fantasies = A, fantasies
-        self._V = fantasies.half_solve(A)  # (t, l)
+        self._V = fantasies.half_solve(fantasies.values(A))  # (t, l)
         self._means = fantasies.means(A).T  # (f, l)
         self._best = self._means.max(1)
-        self._sites = fantasies.gp.kernel.sites(A)
+        self._sites = fantasies.value_sites(A)
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
         f = self._fantasies
         cross, cross_A = f.sites.cross(X), self._sites.cross(X)
         prior = f.gp.kernel.variance(X)
-        V = solve_triangular(f.L, cross.k.T, lower=True, check_finite=False)  # (t, m)
+        V = f.half_solve(cross)  # (t, m)
         variance = np.maximum(prior - (V * V).sum(0), 1e-14 * prior)
         total = variance + f.noise
         sd: np.ndarray = np.sqrt(total)
+        if f.target is not None:
+            return self._at_target(f.target, X, cross, cross_A, V, sd)
         b = np.column_stack([cross_A.k - V.T @ self._V, variance]) / sd[:, None]
         value, d_mean, d_b = self._rise(f.gp.hyperparameters.mean + cross.k @ f.alpha, b)
         # the slopes are the covariances, and the variance for x itself, over sd
         d_covariance = d_b[:, :-1] / sd[:, None]
         d_variance = d_b[:, -1] / sd - (d_b * b).sum(1) / (2.0 * total)
         inner = self._V @ d_covariance.T + 2.0 * d_variance * V  # (t, m)
-        to_k = d_mean @ f.alpha.T - solve_triangular(f.L, inner, lower=True, trans=1, check_finite=False).T
+        to_k = d_mean @ f.alpha.T - f.solve(inner).T
         return value, cross.pull(to_k) + cross_A.pull(d_covariance)
+
+    def _at_target(
+        self,
+        target: Target,
+        X: Batch,
+        cross: Cross,
+        cross_A: Cross | CrossWithValues,
+        V: Float64[np.ndarray, "t m"],
+        sd: Values,
+    ) -> tuple[Values, Batch]:
+        """The same where the line of x is that of its value, which is not what is observed at x."""
+        f = self._fantasies
+        values, own = f.values(X), OwnCross(target, f.gp.kernel, X)
+        U = f.half_solve(values)  # (t, m)
+        b = np.column_stack([cross_A.k - V.T @ self._V, own.k - (U * V).sum(0)]) / sd[:, None]
+        value, d_mean, d_b = self._rise(f.gp.hyperparameters.mean + values.k @ f.alpha, b)
+        d_covariance = d_b / sd[:, None]
+        d_variance = -(d_b * b).sum(1) / (2.0 * sd * sd)
+        d_A, d_own = d_covariance[:, :-1], d_covariance[:, -1]
+        observed = f.solve(self._V @ d_A.T + 2.0 * d_variance * V + d_own * U).T
+        valued = d_mean @ f.alpha.T - f.solve(d_own * V).T
+        gradient = cross_A.pull(d_A) + own.pull(d_own) - cross.pull(observed) + values.pull(valued)
+        return value, gradient
 
     def _rise(self, mean: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The log of the mean rise over fantasies; its derivatives by the means at x (m, f) and slopes (m, l + 1)."""
@@ -244,13 +298,20 @@ class KnowledgeGradient:
 
 def knowledge_gradient(s: Situation, discretisation: int, fantasies: int) -> KnowledgeGradient:
     """The knowledge gradient over a whole small finite space, else over ``discretisation`` points of it."""
-    f = Fantasies(s.gp, s.pending, fantasies, s.seed)
+    f = Fantasies(s.gp, s.pending, fantasies, s.seed, s.target)
     return KnowledgeGradient(f, _domain(s, f, discretisation, np.random.default_rng(s.seed)))
+
+
+def knowledge_gradient_per_cost(s: Situation, discretisation: int, fantasies: int) -> PerCost:
+    """The knowledge gradient per unit of expected cost."""
+    assert s.cost is not None
+    return PerCost(knowledge_gradient(s, discretisation, fantasies), s.cost)
 
 
 def posterior_mean_improvement(s: Situation, fantasies: int) -> KnowledgeGradient:
     """The expected rise of the best posterior mean over the visited points and x; with exact values EI."""
-    return KnowledgeGradient(Fantasies(s.gp, s.pending, fantasies, s.seed), s.base[s.attainable])
+    f = Fantasies(s.gp, s.pending, fantasies, s.seed, s.target)
+    return KnowledgeGradient(f, _visited(s))
 
 
 def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fantasies: int) -> KnowledgeGradient:
@@ -259,7 +320,7 @@ def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fanta
     Each of ``rounds`` rounds finds the best x for the points so far, then adds the maximisers of the posterior mean
     after each of ``solutions`` equally likely outcomes at x, found by search over the space.
     """
-    f = Fantasies(s.gp, s.pending, fantasies, s.seed)
+    f = Fantasies(s.gp, s.pending, fantasies, s.seed, s.target)
     rng = np.random.default_rng(s.seed)
     acquisition = KnowledgeGradient(f, _domain(s, f, 4 * solutions, rng))
     if s.space.cardinality <= EXACT_UP_TO:
@@ -270,7 +331,7 @@ def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fanta
             break
         x = found.x[None]
         best = [_peaks(s, f.mean_after(x, z), acquisition.A, rng)[:1] for z in _levels(solutions)]
-        A = _unique(np.concatenate([acquisition.A, x, *best]))
+        A = _unique(np.concatenate([acquisition.A, _designs(s, x), *best]))
         acquisition = KnowledgeGradient(f, A[_counts(s, A)])
     return acquisition
 
@@ -280,31 +341,49 @@ def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fanta
 
 def _domain(s: Situation, f: Fantasies, size: int, rng: np.random.Generator) -> Points:
     """The points whose best mean is to rise: all of a small finite space, else visited, peaks and possible bests."""
-    visited = s.base[s.attainable]
-    if s.space.cardinality <= EXACT_UP_TO:
-        A = grid(s.space)
+    visited, designs = _visited(s), _design_space(s)
+    if designs.cardinality <= EXACT_UP_TO:
+        A = grid(designs)
         return _unique(np.concatenate([visited, A[_counts(s, A)]]))
     visited = visited[np.argsort(-f.means(visited).mean(1), kind="stable")]
-    peaks = _peaks(s, PosteriorMean(f.gp, f.sites, f.alpha.mean(1)), visited[:16], rng)[: max(size // 4, 1)]
+    peaks = _peaks(s, f.mean(), visited[:16], rng)[: max(size // 4, 1)]
     A = np.concatenate([visited[: max(size // 4, 1)], peaks[_counts(s, peaks)]])
     pool = _candidates(s.space, rng, A)
+    trials = pool[rng.choice(len(pool), min(TRIALS, len(pool)), replace=False)]
+    pool = _designs(s, pool)
     pool = pool[_counts(s, pool)]
-    pool = pool[_possible_best(f, pool, rng)] if len(pool) else pool
+    pool = pool[_possible_best(f, pool, trials)] if len(pool) else pool
     return _unique(np.concatenate([A, pool]))[:size]
+
+
+def _design_space(s: Situation) -> Space:
+    """What may be picked in the end."""
+    return s.space if s.target is None else s.target.space
+
+
+def _designs(s: Situation, X: Points) -> Points:
+    """The rows as what may be picked in the end."""
+    return X if s.target is None else s.target.designs(X)
+
+
+def _visited(s: Situation) -> Points:
+    """The attainable designs that some trial tried."""
+    visited = _designs(s, s.base[s.attainable])
+    return visited if s.target is None else _unique(visited)
 
 
 def _peaks(s: Situation, mean: Acquisition, near: Points, rng: np.random.Generator) -> Points:
     """Local maxima of a posterior mean, the highest first."""
-    X = _candidates(s.space, rng, near)
+    space = _design_space(s)
+    X = _candidates(space, rng, near)
     values = _evaluate(mean, X)
     order = np.argsort(-values, kind="stable")
-    tops, values = _polish(mean, s.space, *_spread(X[order], values[order]), rng)
+    tops, values = _polish(mean, space, *_spread(X[order], values[order]), rng)
     return tops[np.argsort(-values, kind="stable")]
 
 
-def _possible_best(f: Fantasies, pool: Points, rng: np.random.Generator) -> Int64[np.ndarray, " k"]:
-    """Indices into the pool: first what is most often best after a possible outcome of a possible trial, then any."""
-    trials = pool[rng.choice(len(pool), min(TRIALS, len(pool)), replace=False)]
+def _possible_best(f: Fantasies, pool: Points, trials: Points) -> Int64[np.ndarray, " k"]:
+    """Indices into the pool: first what is most often best after a possible outcome of one of the trials, then any."""
     mean, slopes = f.means(pool).mean(1), f.slopes(pool, trials)
     wins = np.zeros(len(pool), dtype=int)
     for z in _levels(LEVELS):
