@@ -90,32 +90,47 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much may be spent at most: ``trials`` handed out (None: no limit).
+    """How much may be spent at most: ``trials`` handed out, and their ``cost`` together (None: no limit).
 
-    Trials that never gave a result (FAILED, EXPIRED, CANCELLED) and finished trials added from outside do not count.
+    The cost is in the unit of a study's `Fidelity`; nothing more is handed out once it is reached, so that the last
+    trial may exceed it. Trials that never gave a result (FAILED, EXPIRED, CANCELLED) and finished trials added from
+    outside do not count.
     """
 
     trials: int | None = None
+    cost: float | None = None
 
     def __post_init__(self) -> None:
-        t = self.trials
+        t, c = self.trials, self.cost
         if t is not None and (isinstance(t, bool) or not isinstance(t, int) or t < 1):
             raise InvalidInput("budget.trials", "a whole number of at least 1", t)
+        if c is not None and (isinstance(c, bool) or not isinstance(c, int | float) or not 0 < c < math.inf):
+            raise InvalidInput("budget.cost", "a positive number", c)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"trials": self.trials, **({} if self.cost is None else {"cost": self.cost})}
 
     def left(self, used: int) -> int | None:
         """How many more trials may be handed out after ``used``; None: no limit."""
         return None if self.trials is None else max(self.trials - used, 0)
 
-    def stop(self, used: int) -> Stop | None:
-        """The Stop that is due when ``used`` trials were handed out, or None."""
-        if self.left(used) != 0:
-            return None
-        return Stop(StopReason.BUDGET, f"all {self.trials} trials of the budget are handed out")
+    def stop(self, used: int, spent: float = 0.0) -> Stop | None:
+        """The Stop that is due when ``used`` trials were handed out, which cost ``spent`` together, or None."""
+        if self.left(used) == 0:
+            return Stop(StopReason.BUDGET, f"all {self.trials} trials of the budget are handed out")
+        if self.cost is not None and spent >= self.cost:
+            return Stop(StopReason.BUDGET, f"trials cost {spent:.6g} of a budget of {self.cost:.6g}")
+        return None
 
 
 def used(trials: Iterable[Trial]) -> int:
     """How many trials count against the budget."""
-    return sum(counts(t.state, t.source.method) for t in trials)
+    return len(counted(trials))
+
+
+def counted(trials: Iterable[Trial]) -> list[Trial]:
+    """The trials that count against the budget."""
+    return [t for t in trials if counts(t.state, t.source.method)]
 
 
 def counts(state: TrialState, method: str) -> bool:

@@ -39,6 +39,8 @@ class Method:
     gain: bool
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_cost: bool = False
+    per_cost: bool = False  # the gain is one per unit of cost
+    knows_target: bool = False  # can value configurations elsewhere than at themselves (`target.py`)
     knows_feasibility: bool = False  # otherwise it is multiplied by the probability of feasibility
 
     def build(self, situation: Situation, options: Mapping[str, float]) -> Acquisition:
@@ -112,18 +114,30 @@ METHODS: dict[str, Method] = {
         "the expected rise of the best posterior mean anywhere in the space, after one more trial at x",
         "knowledge_gradient:knowledge_gradient",
         gain=True,
+        knows_target=True,
+        options={"discretisation": Option(64, 4, 1024, whole=True), "fantasies": Option(16, 1, 256, whole=True)},
+    ),
+    "knowledge_gradient_per_cost": Method(
+        "the knowledge gradient divided by the expected cost; with fidelities the rise is that at the target",
+        "knowledge_gradient:knowledge_gradient_per_cost",
+        gain=True,
+        needs_cost=True,
+        per_cost=True,
+        knows_target=True,
         options={"discretisation": Option(64, 4, 1024, whole=True), "fantasies": Option(16, 1, 256, whole=True)},
     ),
     "posterior_mean_improvement": Method(
         "the expected rise of the best posterior mean over the visited configurations and x",
         "knowledge_gradient:posterior_mean_improvement",
         gain=True,
+        knows_target=True,
         options={"fantasies": Option(16, 1, 256, whole=True)},
     ),
     "one_shot_knowledge_gradient": Method(
         "the knowledge gradient, improving x and the points that may be best after it in turn",
         "knowledge_gradient:one_shot_knowledge_gradient",
         gain=True,
+        knows_target=True,
         options={
             "solutions": Option(8, 1, 128, whole=True),
             "rounds": Option(2, 1, 16, whole=True),
@@ -160,6 +174,11 @@ class AcquisitionChoice:
     @property
     def needs_cost(self) -> bool:
         return self.name != "auto" and METHODS[self.name].needs_cost
+
+    @property
+    def knows_target(self) -> bool:
+        """Whether it can value configurations elsewhere than at themselves."""
+        return self.name == "auto" or METHODS[self.name].knows_target
 
     def to_json(self) -> str | dict[str, Any]:
         return {"name": self.name, **self.options} if self.options else self.name

@@ -81,11 +81,15 @@ class OutcomeConstraint:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The objectives and outcome constraints of a study: which metrics exist, and which results are acceptable."""
+    """The objectives and outcome constraints of a study: which metrics exist, and which results are acceptable.
+
+    ``cost_metric`` is what trials measure as their cost, in a unit of its own; `Cost` is in the objective's.
+    """
 
     objectives: tuple[Objective, ...]
     outcome_constraints: tuple[OutcomeConstraint, ...] = ()
     cost: Cost | None = None
+    cost_metric: str | None = None
 
     def __post_init__(self) -> None:
         if not self.objectives:
@@ -146,10 +150,15 @@ class Goal:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every metric the study knows, objectives first, the cost's last, each once."""
-        cost = [self.cost.metric] if self.cost is not None and self.cost.metric is not None else []
-        names = [o.metric for o in self.objectives] + [c.metric for c in self.outcome_constraints] + cost
-        return tuple(dict.fromkeys(names))
+        """Every metric the study knows, objectives first, the costs' last, each once."""
+        names = [o.metric for o in self.objectives] + [c.metric for c in self.outcome_constraints]
+        return tuple(dict.fromkeys([*names, *self._costs]))
+
+    @property
+    def _costs(self) -> list[str]:
+        """The metrics that are costs, which have to be positive."""
+        price = None if self.cost is None else self.cost.metric
+        return [metric for metric in (price, self.cost_metric) if metric is not None]
 
     def check(
         self,
@@ -170,12 +179,11 @@ class Goal:
             for i, m in enumerate(measurements)
             if m.metric not in self.metrics
         ]
-        if self.cost is not None and self.cost.metric is not None:
-            problems += [
-                Problem(f"measurements.{i}.value", f"a positive {m.metric}, since it is the cost", m.value)
-                for i, m in enumerate(measurements)
-                if m.metric == self.cost.metric and m.value <= 0
-            ]
+        problems += [
+            Problem(f"measurements.{i}.value", f"a positive {m.metric}, since it is the cost", m.value)
+            for i, m in enumerate(measurements)
+            if m.metric in self._costs and m.value <= 0
+        ]
         given = {m.metric for m in measurements if m.step is None}
         missing = [o.metric for o in self.objectives if o.metric not in given]
         if complete and missing:

@@ -97,6 +97,11 @@ class Space:
             mask[self._slices[name]] = True
         return mask
 
+    @property
+    def conditions(self) -> Mapping[str, Expression]:
+        """The conditions of the parameters that have one."""
+        return self._conditions
+
     def named(self, X: Cube) -> Batch:
         """The values of every parameter in the configurations nearest to rows, as a person would write them."""
         return self._named(self._split(X))
