@@ -3,6 +3,7 @@
 Small finite spaces are enumerated, so their answer is exact. Everywhere else candidates are quasi-random points and
 perturbed incumbents (BoTorch's default of quasi-random points alone misses the maximum once data cluster around the
 optimum); the best are polished by L-BFGS-B over their continuous columns and by one-parameter moves over the discrete.
+A search may be bounded to a `Box` around an incumbent: then everything that is looked at lies in it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Row = Float64[np.ndarray, " d"]
 ENUMERATE_UP_TO = 4096  # configurations
 CANDIDATES = 512  # quasi-random, and half as many perturbed incumbents
 RESTARTS = 8
+MOVED = 20  # parameters that are drawn anew in a candidate inside a box, on average
 ROUNDS = 5  # of discrete moves with polishing in between
 
 
@@ -32,6 +34,26 @@ class Found:
 
     x: np.ndarray
     value: float
+
+
+@dataclass(frozen=True)
+class Box:
+    """The part of the cube between two corners; columns that are not limited reach from 0 to 1."""
+
+    low: Row
+    high: Row
+
+    def holds(self, X: Cube) -> Bool[np.ndarray, " _"]:
+        """Which rows lie inside."""
+        return (np.clip(X, self.low - 1e-9, self.high + 1e-9) == X).all(1)
+
+    @classmethod
+    def whole(cls, space: Space) -> Box:
+        return cls(np.zeros(space.dimension), np.ones(space.dimension))
+
+    def fit(self, X: Cube) -> Cube:
+        """The cube's rows scaled into it."""
+        return self.low + (self.high - self.low) * X
 
 
 class Exclusion:
@@ -52,16 +74,26 @@ def _keys(X: Cube) -> list[bytes]:
 
 
 def maximise(
-    acquisition: Acquisition, space: Space, rng: np.random.Generator, incumbents: Cube, excluded: Exclusion
+    acquisition: Acquisition,
+    space: Space,
+    rng: np.random.Generator,
+    incumbents: Cube,
+    excluded: Exclusion,
+    box: Box | None = None,
 ) -> Found | None:
-    """The configuration of the largest acquisition value that is not excluded; None when the space holds no other."""
+    """The configuration of the largest acquisition value that is not excluded; None when the space holds no other.
+
+    With a ``box``, which holds at least one of the incumbents, it lies in there as long as that holds any that is new.
+    """
     if space.cardinality <= ENUMERATE_UP_TO:
-        return _best_of(acquisition, grid(space), excluded)
-    X = _candidates(space, rng, incumbents)
+        X = grid(space)
+        inside = _best_of(acquisition, X[box.holds(X)], excluded) if box is not None else None
+        return inside or _best_of(acquisition, X, excluded)
+    X = _candidates(space, rng, incumbents) if box is None else _candidates_inside(box, space, rng, incumbents)
     values = _evaluate(acquisition, X)
     order = np.argsort(-values, kind="stable")
     starts, start_values = _spread(X[order], values[order])
-    tops, top_values = _polish(acquisition, space, starts, start_values, rng)
+    tops, top_values = _polish(acquisition, space, starts, start_values, rng, box)
     X, values = np.concatenate([tops, X]), np.concatenate([top_values, values])
     order = np.argsort(-values, kind="stable")
     allowed = excluded.allows(X[order])
@@ -92,8 +124,7 @@ def _evaluate(acquisition: Acquisition, X: Cube) -> np.ndarray:
 
 
 def _candidates(space: Space, rng: np.random.Generator, incumbents: Cube) -> Cube:
-    sobol = qmc.Sobol(len(space.parameters), rng=rng).random(CANDIDATES) if len(space.parameters) <= 21201 else None
-    X = space.from_uniform(np.minimum(sobol, 1 - 1e-12)) if sobol is not None else space.sample(CANDIDATES, rng)
+    X = _quasi_random(space, rng)
     X = X[space.feasible(X)]
     if len(X) < CANDIDATES // 4:  # tight parameter constraints
         X = np.concatenate([X, space.sample(CANDIDATES - len(X), rng)])
@@ -104,6 +135,27 @@ def _candidates(space: Space, rng: np.random.Generator, incumbents: Cube) -> Cub
             parts.append(space.perturb(copies, scale, rng))
     X = np.concatenate(parts)
     return X[space.feasible(X)]
+
+
+def _candidates_inside(box: Box, space: Space, rng: np.random.Generator, incumbents: Cube) -> Cube:
+    """Incumbents in the box with some parameters drawn anew (Eriksson et al. 2019, supplement), or moved a bit."""
+    incumbents = incumbents[box.holds(incumbents)]
+    copies = incumbents[rng.integers(len(incumbents), size=CANDIDATES)]
+    fresh = box.fit(space.sample(CANDIDATES, rng) if space.constraints else _quasi_random(space, rng))
+    groups = int(space.groups.max()) + 1
+    drawn = rng.random((CANDIDATES, groups)) < min(1.0, MOVED / groups)
+    drawn[np.arange(CANDIDATES), rng.integers(groups, size=CANDIDATES)] = True
+    parts = [incumbents, space.snap(np.where(drawn[:, space.groups], fresh, copies))]
+    for scale in (0.1, 0.02, 0.004):
+        moved = space.perturb(copies[: CANDIDATES // 6], scale, rng)
+        parts.append(space.snap(np.clip(moved, box.low, box.high)))
+    X = np.concatenate(parts)
+    return X[space.feasible(X) & box.holds(X)]
+
+
+def _quasi_random(space: Space, rng: np.random.Generator) -> Cube:
+    sobol = qmc.Sobol(len(space.parameters), rng=rng).random(CANDIDATES)
+    return space.from_uniform(np.minimum(sobol, 1 - 1e-12))
 
 
 def _spread(X: Cube, values: np.ndarray) -> tuple[Cube, np.ndarray]:
@@ -122,30 +174,37 @@ def _spread(X: Cube, values: np.ndarray) -> tuple[Cube, np.ndarray]:
 
 
 def _polish(
-    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, rng: np.random.Generator
+    acquisition: Acquisition,
+    space: Space,
+    X: Cube,
+    values: np.ndarray,
+    rng: np.random.Generator,
+    box: Box | None = None,
 ) -> tuple[Cube, np.ndarray]:
+    box = box or Box.whole(space)
     discrete = not bool(space.continuous.all())
-    X, values = _climb(acquisition, space, X, values, relaxed=discrete)
+    X, values = _climb(acquisition, space, X, values, box, relaxed=discrete)
     if not discrete:
         return X, values
     for _ in range(ROUNDS):
-        moved, moved_values = _step(acquisition, space, X, values, rng)
+        moved, moved_values = _step(acquisition, space, X, values, rng, box)
         if not (moved_values > values).any():
             break
         X, values = moved, moved_values
         if space.continuous.any():
-            X, values = _climb(acquisition, space, X, values, relaxed=False)
+            X, values = _climb(acquisition, space, X, values, box, relaxed=False)
     return X, values
 
 
 def _step(
-    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, rng: np.random.Generator
+    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, rng: np.random.Generator, box: Box
 ) -> tuple[Cube, np.ndarray]:
     """Every row replaced by the best of itself and its discrete neighbours."""
     neighbours = space.neighbours(X, rng)
     if not len(neighbours):
         return X, values
-    neighbour_values = np.where(space.feasible(neighbours), _evaluate(acquisition, neighbours), -np.inf)
+    allowed = space.feasible(neighbours) & box.holds(neighbours)
+    neighbour_values = np.where(allowed, _evaluate(acquisition, neighbours), -np.inf)
     table = neighbour_values.reshape(-1, len(X))  # neighbours come move by move, each for all rows
     best = table.argmax(0)
     rows = np.arange(len(X))
@@ -155,7 +214,7 @@ def _step(
 
 
 def _climb(
-    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, *, relaxed: bool
+    acquisition: Acquisition, space: Space, X: Cube, values: np.ndarray, box: Box, *, relaxed: bool
 ) -> tuple[Cube, np.ndarray]:
     """Every row moved uphill along its free columns, where that leads to a better feasible configuration."""
     free = space.free(X, relaxed=relaxed)
@@ -171,39 +230,38 @@ def _climb(
         value, gradient = acquisition(rows)
         return -value, np.where(mask, -gradient[:, columns], 0.0)
 
-    Z, _, _ = fmin_l_bfgs_b_batched(
-        loss, X[:, columns], bounds=[(0.0, 1.0)] * len(columns), pass_batch_indices=True, maxiter=200, factr=1e8
-    )
+    bounds = list(zip(box.low[columns], box.high[columns], strict=True))
+    Z, _, _ = fmin_l_bfgs_b_batched(loss, X[:, columns], bounds=bounds, pass_batch_indices=True, maxiter=200, factr=1e8)
     end = X.copy()
     end[:, columns] = np.where(free[:, columns], Z, X[:, columns])
     end = space.snap(end)
     if space.constraints:
-        end = _inside(acquisition, space, X, end, columns, free)
+        end = _inside(acquisition, space, X, end, columns, free, box)
     end_values = _evaluate(acquisition, end)
-    better = end_values > values
+    better = (end_values > values) & box.holds(end)
     return np.where(better[:, None], end, X), np.where(better, end_values, values)
 
 
 def _inside(
-    acquisition: Acquisition, space: Space, start: Cube, end: Cube, columns: np.ndarray, free: np.ndarray
+    acquisition: Acquisition, space: Space, start: Cube, end: Cube, columns: np.ndarray, free: np.ndarray, box: Box
 ) -> Cube:
     """Rows that ran out of the feasible set, brought back: by SLSQP along the constraints, else by halving the step."""
     end = end.copy()
     for i in np.flatnonzero(~space.feasible(end)):
-        x = _constrained_climb(acquisition, space, start[i], columns[free[i, columns]])
+        x = _constrained_climb(acquisition, space, start[i], columns[free[i, columns]], box)
         if not space.feasible(x[None])[0]:
             x = _last_feasible(space, start[i], end[i])
         end[i] = x
     return end
 
 
-def _constrained_climb(acquisition: Acquisition, space: Space, x: Row, columns: np.ndarray) -> Row:
+def _constrained_climb(acquisition: Acquisition, space: Space, x: Row, columns: np.ndarray, box: Box) -> Row:
     if not len(columns) or space.slacks(x[None]) is None:
         return x
 
     def at(z: np.ndarray) -> Row:
         row = x.copy()
-        row[columns] = np.clip(z, 0.0, 1.0)
+        row[columns] = np.clip(z, box.low[columns], box.high[columns])
         return row
 
     def loss(z: np.ndarray) -> tuple[float, np.ndarray]:
@@ -221,7 +279,7 @@ def _constrained_climb(acquisition: Acquisition, space: Space, x: Row, columns: 
         x[columns],
         jac=True,
         method="SLSQP",
-        bounds=[(0.0, 1.0)] * len(columns),
+        bounds=list(zip(box.low[columns], box.high[columns], strict=True)),
         constraints=[{"type": "ineq", "fun": slack}],
         options={"maxiter": 60},
     )
