@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
@@ -43,7 +42,7 @@ class ProbabilityOfImprovement(NoisyExpectedImprovement):
 
 def probability_of_improvement(s: Situation, *, margin: float) -> Acquisition:
     """The probability of a rise of more than ``margin``; noise and pending trials are averaged over."""
-    draws = DRAWS if s.noisy or len(s.pending) else 1
+    draws = 1 if s.known and not s.noisy else DRAWS
     acquisition = ProbabilityOfImprovement(s.gp, s.base, s.attainable, draws=draws, seed=s.seed)
     acquisition.margin = margin
     return acquisition
@@ -85,12 +84,5 @@ def hallucinated(gp: GaussianProcess, X: Batch) -> GaussianProcess:
     """``gp`` as if the results at the rows of X were in and as expected: the same mean, less variance."""
     if not len(X):
         return gp
-    data = gp.data
-    noise = np.nan if not data.noise_is_known else float(np.median(data.known_noise))
-    more = replace(
-        data,
-        X=np.concatenate([data.X, X]),
-        y=np.concatenate([data.y, gp.posterior(X)[0]]),
-        known_noise=np.concatenate([data.known_noise, np.full(len(X), noise)]),
-    )
-    return GaussianProcess(more, gp.hyperparameters)
+    noise = math.nan if not gp.data.noise_is_known else float(np.median(gp.data.known_noise))
+    return GaussianProcess(gp.data.with_values(X, gp.posterior(X)[0], noise), gp.hyperparameters)

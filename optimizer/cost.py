@@ -10,13 +10,12 @@ Frazier, Scully and Terenin 2025, arXiv 2507.12453).
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from scipy.special import log_ndtr
 
 from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, log_h, posterior_with_gradient
-from .models import Data, GaussianProcess
+from .models import GaussianProcess
 
 
 class LogCost:
@@ -111,11 +110,4 @@ def believing(gp: GaussianProcess, pending: Batch) -> GaussianProcess:
     if not len(pending):
         return gp
     mean, _ = gp.posterior(pending)
-    d = gp.data
-    data = Data(
-        np.concatenate([d.X, pending]),
-        np.concatenate([d.y, mean]),
-        np.concatenate([d.known_noise, np.full(len(pending), 1e-6)]),
-        d.groups,
-    )
-    return GaussianProcess(data, replace(gp.hyperparameters))
+    return GaussianProcess(gp.data.with_values(pending, mean, 1e-6), gp.hyperparameters)

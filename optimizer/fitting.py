@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.optimize import minimize
 
-from .kernel import matern52, squared_distance
+from . import warping
 from .models import (
     MEAN_PRIOR_VARIANCE,
     NOISE_FLOOR,
@@ -28,6 +28,7 @@ from .models import (
     potrf,
     potri,
 )
+from .warping import Warp
 
 LENGTHSCALE_BOUNDS = (1e-3, 1e3)
 SIGNAL_BOUNDS = (1e-2, 1e2)
@@ -115,41 +116,119 @@ class Fit:
     hyperparameters: Hyperparameters
 
 
+@dataclass(frozen=True)
+class Free:
+    """Which hyperparameters are fitted, and in which order their logarithms come.
+
+    Length scales and signal variance always are; then the noise variance, that of derivatives, and the shapes a and b
+    of the ``warped`` columns, where these are.
+    """
+
+    noise: bool = False
+    slope_noise: bool = False
+    warped: tuple[int, ...] = ()
+
+    def write(self, h: Hyperparameters) -> Float64[np.ndarray, " t"]:
+        """The logarithms of the free hyperparameters; noise variances start from where they can still grow."""
+        noise = [max(h.noise, 1e-4)] if self.noise else []
+        slope_noise = [max(h.slope_noise, 1e-4)] if self.slope_noise else []
+        shapes = [] if h.warp is None else [*h.warp.a[[*self.warped]], *h.warp.b[[*self.warped]]]
+        return np.log([*h.lengthscales, h.signal, *noise, *slope_noise, *(shapes or [1.0] * 2 * len(self.warped))])
+
+    def read(self, theta: Float64[np.ndarray, " t"], data: Data, fixed: Hyperparameters) -> Hyperparameters:
+        """Hyperparameters from their logarithms; those that are not free come from ``fixed``."""
+        g, values = data.group_count, np.exp(theta)
+        h = replace(fixed, lengthscales=values[:g], signal=float(values[g]))
+        if self.noise:
+            h = replace(h, noise=float(values[g + 1]))
+        if self.slope_noise:
+            h = replace(h, slope_noise=float(values[g + 1 + self.noise]))
+        if self.warped:
+            a, b = np.ones((2, len(data.groups)))
+            a[[*self.warped]], b[[*self.warped]] = np.split(values[-2 * len(self.warped) :], 2)
+            h = replace(h, warp=Warp(a, b))
+        return h
+
+    def bounds(self, groups: int) -> list[tuple[float, float]]:
+        """Of the logarithms."""
+        noises = [NOISE_BOUNDS] * (self.noise + self.slope_noise)
+        shapes = [warping.BOUNDS] * (2 * len(self.warped))
+        return [_log(b) for b in [LENGTHSCALE_BOUNDS] * groups + [SIGNAL_BOUNDS] + noises + shapes]
+
+    def negative_log_prior(
+        self, theta: Float64[np.ndarray, " t"], groups: int, prior: Prior
+    ) -> tuple[float, Float64[np.ndarray, " t"]]:
+        """The negative log density (up to a constant), and its gradient."""
+        plain, shapes = groups + 1 + self.noise, len(theta) - 2 * len(self.warped)
+        grad = np.empty_like(theta)
+        value, grad[:plain] = prior.negative_log(theta[:plain], groups)
+        if self.slope_noise:  # the same as of the values' noise
+            slope_noise = math.exp(theta[plain])
+            value += prior.noise_rate * slope_noise - (prior.noise_shape - 1.0) * float(theta[plain])
+            grad[plain] = prior.noise_rate * slope_noise - (prior.noise_shape - 1.0)
+        of_shapes, grad[shapes:] = warping.negative_log_prior(theta[shapes:])
+        return value + of_shapes, grad
+
+
 def fit(data: Data, prior: Prior, *, noise: float | None, starts: Sequence[Hyperparameters] | None = None) -> Fit:
     """The most probable hyperparameters; ``noise`` None infers the noise variance, a number fixes it.
 
     Noise is inferred only where the data speak for it: a noiseless model is kept unless noise raises the log density by
-    more than EVIDENCE. Few results of a rough function look noisy otherwise.
+    more than EVIDENCE. Few results of a rough function look noisy otherwise. The same holds for the noise of
+    derivatives, which is never known.
 
     Raises FitError when no start leads to a positive definite covariance.
     """
-    starts = prior.starts(data.group_count, len(data.y)) if starts is None else starts
-    if noise is not None or data.noise_is_known:
-        return _fit(data, prior, NOISE_FLOOR if noise is None else noise, starts, infer=False)
-    noisy = _fit(data, prior, NOISE_FLOOR, starts, infer=True)
+    starts = prior.starts(data.group_count, len(data.targets)) if starts is None else starts
+    starts = [replace(s, warp=None) for s in starts]
+    least = NOISE_FLOOR if noise is None else noise
+    free = Free(noise is None and not data.noise_is_known, data.gradients is not None)
+    if free == Free():
+        return _fit(data, prior, free, starts, least)
+    noisy = _fit(data, prior, free, starts, least)
     try:
-        exact = _fit(data, prior, NOISE_FLOOR, starts, infer=False)
+        exact = _fit(data, prior, Free(), starts, least)
     except FitError:
         return noisy
     return exact if exact.loss - noisy.loss < EVIDENCE else noisy
 
 
+def fit_warped(data: Data, prior: Prior, plain: Fit, columns: Sequence[int]) -> Fit:
+    """The fit with learned changes of these columns' axes, from a ``plain`` one; that one unless EVIDENCE is for it."""
+    h = plain.hyperparameters
+    free = replace(_free(data, h), warped=tuple(columns))
+    try:
+        warped = _fit(data, prior, free, [h], h.noise)
+    except FitError:
+        return plain
+    return warped if plain.loss - warped.loss > EVIDENCE else plain
+
+
 def refine(data: Data, prior: Prior, start: Hyperparameters) -> Fit:
     """The nearest optimum to hyperparameters found on part of the data; whether there is noise is settled."""
-    return _fit(data, prior, start.noise, [start], infer=start.noise > NOISE_FLOOR and not data.noise_is_known)
+    return _fit(data, prior, _free(data, start), [start], start.noise)
 
 
-def _fit(data: Data, prior: Prior, fixed_noise: float, starts: Sequence[Hyperparameters], *, infer: bool) -> Fit:
-    g = data.group_count
-    bounds = [_log(LENGTHSCALE_BOUNDS)] * g + [_log(SIGNAL_BOUNDS)] + ([_log(NOISE_BOUNDS)] if infer else [])
+def _free(data: Data, h: Hyperparameters) -> Free:
+    """What was fitted to get these hyperparameters."""
+    warped = () if h.warp is None else tuple(int(c) for c in np.flatnonzero((h.warp.a != 1.0) | (h.warp.b != 1.0)))
+    return Free(
+        h.noise > NOISE_FLOOR and not data.noise_is_known,
+        h.slope_noise > NOISE_FLOOR and data.gradients is not None,
+        warped,
+    )
+
+
+def _fit(data: Data, prior: Prior, free: Free, starts: Sequence[Hyperparameters], noise: float) -> Fit:
     best: Fit | None = None
     for start in starts:
-        theta = np.log([*start.lengthscales, start.signal, *([max(start.noise, 1e-4)] if infer else [])])
-        arguments = (data, prior, g, fixed_noise)
+        fixed = replace(start, noise=noise, slope_noise=NOISE_FLOOR, mean=0.0)
+        arguments = (data, prior, free, fixed)
+        bounds = free.bounds(data.group_count)
+        theta = free.write(start)
         found = minimize(negative_log_posterior, theta, args=arguments, jac=True, method="L-BFGS-B", bounds=bounds)
         if np.isfinite(found.fun) and (best is None or found.fun < best.loss):
-            noise = math.exp(found.x[-1]) if infer else fixed_noise
-            best = Fit(float(found.fun), Hyperparameters(np.exp(found.x[:g]), math.exp(found.x[g]), noise))
+            best = Fit(float(found.fun), free.read(found.x, data, fixed))
     if best is None:
         raise FitError
     return best
@@ -165,39 +244,43 @@ def _log(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def negative_log_posterior(
-    theta: Float64[np.ndarray, " t"], data: Data, prior: Prior, groups: int, fixed_noise: float
+    theta: Float64[np.ndarray, " t"], data: Data, prior: Prior, free: Free, fixed: Hyperparameters
 ) -> tuple[float, Float64[np.ndarray, " t"]]:
     """Negative log marginal likelihood plus prior at log hyperparameters, and its gradient.
 
     The constant mean has a normal prior and is at its maximum a posteriori value for every theta, so the gradient with
     respect to theta needs no term for it (envelope theorem).
     """
-    n = len(data.y)
-    infer = len(theta) > groups + 1
-    signal, noise = math.exp(theta[groups]), math.exp(theta[-1]) if infer else fixed_noise
-    scaled = data.X * np.exp(-theta[:groups])[data.groups]
-    k, slope = matern52(squared_distance(scaled, scaled))
-    K = signal * k
-    K[np.diag_indices(n)] = signal + data.diagonal(noise)
+    h, g = free.read(theta, data, fixed), data.group_count
+    sites = data.sites(h.kernel(data.groups))
+    among = sites.among()
+    noise = data.noise(h)
+    K = among.K.copy()
+    K[np.diag_indices(len(K))] += noise
     L, info = potrf(K, lower=1)
     if info != 0:
         return math.inf, np.zeros_like(theta)
-    value, grad = prior.negative_log(theta, groups)
-    m, alpha = mean_and_weights(L, data.y, np.ones(n))
-    value += 0.5 * float((data.y - m) @ alpha) + float(np.log(np.diag(L)).sum()) + 0.5 * m * m / MEAN_PRIOR_VARIANCE
+    value, grad = free.negative_log_prior(theta, g, prior)
+    m, alpha = mean_and_weights(L, data.targets, sites.basis)
+    residual = data.targets - m * sites.basis
+    value += 0.5 * float(residual @ alpha) + float(np.log(np.diag(L)).sum()) + 0.5 * m * m / MEAN_PRIOR_VARIANCE
     W, _ = potri(L, lower=1)  # the lower half of K^-1; the upper half is zero
     W = W + W.T
-    W[np.diag_indices(n)] *= 0.5
+    W[np.diag_indices(len(W))] *= 0.5
     W -= np.outer(alpha, alpha)
-    M = W * slope
-    M *= signal
-    # sum_ij M_ij (x_i - x_j)^2 per column without n^2 d memory
-    per_column = 2.0 * (M.sum(1) @ (scaled * scaled) - ((M @ scaled) * scaled).sum(0))
-    grad[:groups] -= np.bincount(data.groups, weights=per_column, minlength=groups)
-    k[np.diag_indices(n)] = 1.0
-    grad[groups] += 0.5 * signal * float((W * k).sum())
-    if infer:
-        grad[-1] += 0.5 * noise * float(np.diag(W)[np.isnan(data.known_noise)].sum())
+    d_scaled, d_log_J = among.pull(W)
+    per_column = (d_scaled * sites.scaled + d_log_J).sum(0)
+    grad[:g] -= np.bincount(data.groups, weights=per_column, minlength=g)
+    grad[g] += 0.5 * float((W * among.K).sum())
+    by_noise = 0.5 * np.diag(W)
+    n = len(data.y)
+    if free.noise:
+        grad[g + 1] += h.noise * float(by_noise[:n][np.isnan(data.known_noise)].sum())
+    if free.slope_noise:
+        grad[g + 1 + free.noise] += float((by_noise * noise)[n:].sum())
+    if h.warp is not None and free.warped:
+        shapes = h.warp.pull(data.X, d_scaled * sites.kernel.inverse_lengthscales, d_log_J)
+        grad[-2 * len(free.warped) :] += np.concatenate([d[[*free.warped]] for d in shapes])
     return value, grad
 
 

@@ -161,7 +161,7 @@ class Fantasies:
         self.gp, self.target = gp, target
         self.noise = float(np.median(gp.data.diagonal(h.noise)))
         self.sites, self.L = gp.sites, gp.L
-        half = gp.half_solve((gp.data.y - h.mean * gp.sites.basis)[:, None])
+        half = gp.half_solve((gp.data.targets - h.mean * gp.sites.basis)[:, None])
         if len(pending):
             self._condition(pending)
             draws = normal_draws(len(pending), 1 << (count - 1).bit_length(), seed)[:, :count]  # powers of 2 balance

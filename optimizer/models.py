@@ -1,20 +1,21 @@
 """Gaussian processes: condition, posterior. `fitting.py` finds the hyperparameters.
 
 One model serves every parameter type: a Matern-5/2 kernel on the cube that `space.py` lays out, with one length scale
-per parameter (the columns of a one-hot categorical share theirs) and per activity column. `to_botorch` hands the fitted
-model to BoTorch, whose acquisition functions then see the same posterior.
+per parameter (the columns of a one-hot categorical share theirs) and per activity column. Observations are values and,
+where they were told, partial derivatives.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.linalg import get_lapack_funcs, solve_triangular
 
-from .kernel import Kernel
+from .kernel import VALUE, Kernel, Sites
+from .warping import Warp
 
 if TYPE_CHECKING:
     from botorch.models import SingleTaskGP
@@ -35,26 +36,57 @@ class FitError(Exception):
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Length scales per group of columns, signal variance, noise variance and constant mean, in standardised units."""
+    """Length scales per group of columns, signal variance, noise variance and constant mean, in standardised units.
+
+    ``slope_noise`` is the noise variance of observed derivatives, in units of their mean square in the same column;
+    ``warp`` the learned change of the axes.
+    """
 
     lengthscales: Float64[np.ndarray, " g"]
     signal: float
     noise: float
     mean: float = 0.0
+    slope_noise: float = NOISE_FLOOR
+    warp: Warp | None = None
 
     def kernel(self, groups: Int64[np.ndarray, " d"]) -> Kernel:
         """The kernel over columns of these groups."""
-        return Kernel(self.signal, (1.0 / self.lengthscales)[groups])
+        return Kernel(self.signal, (1.0 / self.lengthscales)[groups], self.warp)
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Observed partial derivatives of the standardised y: ``values[i]`` at row ``row[i]`` in ``column[i]`` of the cube.
+
+    They come in the order of their rows, each row and column at most once.
+    """
+
+    row: Int64[np.ndarray, " p"]
+    column: Int64[np.ndarray, " p"]
+    values: Float64[np.ndarray, " p"]
+
+    @property
+    def mean_square(self) -> Float64[np.ndarray, " p"]:
+        """Of the derivatives in the same column as each: the unit of their noise variance."""
+        square = self.values**2
+        sums, counts = np.bincount(self.column, square), np.bincount(self.column)
+        return np.maximum(sums[self.column] / counts[self.column], 1e-6 * square.mean() + 1e-12)
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a model learns from: rows of the cube, standardised values, and noise variances (NaN where not known)."""
+    """What a model learns from: rows of the cube, standardised values, and noise variances (NaN where not known).
+
+    ``gradients`` holds the derivatives that were observed, ``extra`` noise variances of single rows beside the common
+    one (those of outliers).
+    """
 
     X: Matrix
     y: Vector
     known_noise: Vector
     groups: Int64[np.ndarray, " d"]
+    gradients: Gradients | None = None
+    extra: Vector | None = None
 
     @property
     def group_count(self) -> int:
@@ -64,8 +96,40 @@ class Data:
     def noise_is_known(self) -> bool:
         return not bool(np.isnan(self.known_noise).any())
 
+    @property
+    def targets(self) -> Float64[np.ndarray, " t"]:
+        """Everything observed, in the order of `sites`: the values, then the derivatives."""
+        return self.y if self.gradients is None else np.concatenate([self.y, self.gradients.values])
+
+    def sites(self, kernel: Kernel) -> Sites:
+        """What was observed of a process with this kernel."""
+        if self.gradients is None:
+            return kernel.sites(self.X)
+        n, g = len(self.X), self.gradients
+        row = np.concatenate([np.arange(n), g.row])
+        return kernel.sites(self.X, row, np.concatenate([np.full(n, VALUE), g.column]))
+
     def diagonal(self, noise: float) -> Vector:
-        return np.where(np.isnan(self.known_noise), noise, np.maximum(self.known_noise, NOISE_FLOOR))
+        """The noise variances of the values, where those that are not known are ``noise``."""
+        variances = np.where(np.isnan(self.known_noise), noise, np.maximum(self.known_noise, NOISE_FLOOR))
+        return variances if self.extra is None else variances + self.extra
+
+    def noise(self, h: Hyperparameters) -> Float64[np.ndarray, " t"]:
+        """The noise variances of everything observed, in the order of `sites`."""
+        values = self.diagonal(h.noise)
+        if self.gradients is None:
+            return values
+        return np.concatenate([values, h.slope_noise * self.gradients.mean_square])
+
+    def with_values(self, X: Matrix, y: Vector, known_noise: float) -> Data:
+        """These observations and further values."""
+        return replace(
+            self,
+            X=np.concatenate([self.X, X]),
+            y=np.concatenate([self.y, y]),
+            known_noise=np.concatenate([self.known_noise, np.full(len(X), known_noise)]),
+            extra=None if self.extra is None else np.concatenate([self.extra, np.zeros(len(X))]),
+        )
 
 
 def mean_and_weights(L: np.ndarray, y: Vector, basis: Vector) -> tuple[float, Vector]:
@@ -81,23 +145,25 @@ def mean_and_weights(L: np.ndarray, y: Vector, basis: Vector) -> tuple[float, Ve
 class GaussianProcess:
     """A Gaussian process with given hyperparameters, conditioned on data.
 
-    Raises FitError when the covariance is not positive definite even with the largest jitter.
+    ``noise`` holds the variances of everything observed, jitter included. Raises FitError when the covariance is not
+    positive definite even with the largest jitter.
     """
 
     def __init__(self, data: Data, hyperparameters: Hyperparameters) -> None:
         self.data = data
         self.kernel = hyperparameters.kernel(data.groups)
-        self.sites = self.kernel.sites(data.X)
-        K = self.sites.covariance()
-        diagonal = hyperparameters.signal + data.diagonal(hyperparameters.noise)
+        self.sites = data.sites(self.kernel)
+        K, variance = self.sites.covariance(), self.sites.variance
+        noise = data.noise(hyperparameters)
         for self.jitter in JITTERS:
-            K[np.diag_indices(len(K))] = diagonal + self.jitter * hyperparameters.signal
+            self.noise = noise + self.jitter * variance
+            K[np.diag_indices(len(K))] = variance + self.noise
             self.L, info = potrf(K, lower=1)
             if info == 0:
                 break
         else:
             raise FitError
-        mean, self.alpha = mean_and_weights(self.L, data.y, self.sites.basis)
+        mean, self.alpha = mean_and_weights(self.L, data.targets, self.sites.basis)
         self.hyperparameters = replace(hyperparameters, mean=mean)
 
     def posterior(self, X: Float64[np.ndarray, "m d"]) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
@@ -126,34 +192,24 @@ class GaussianProcess:
         return solve_triangular(self.L, B, lower=True, trans=1, check_finite=False)
 
     def leave_one_out(self) -> tuple[Vector, Vector]:
-        """Mean and standard deviation of each observation given all others (Rasmussen and Williams 2006, eq. 5.12)."""
+        """Mean and standard deviation of each value given all others (Rasmussen and Williams 2006, eq. 5.12).
+
+        The derivatives observed at its row are left out with it.
+        """
         inverse, _ = potri(self.L, lower=1)
-        variance = 1.0 / np.diag(inverse)
-        return self.data.y - self.alpha * variance, np.sqrt(variance)
+        n = len(self.data.y)
+        variance, mean = 1.0 / np.diag(inverse)[:n], self.data.y - self.alpha[:n] / np.diag(inverse)[:n]
+        if self.data.gradients is not None:
+            for i in np.unique(self.data.gradients.row):
+                block = np.flatnonzero(self.sites.row == i)
+                P = np.tril(inverse[np.ix_(block, block)])
+                covariance = np.linalg.inv(P + np.tril(P, -1).T)
+                variance[i] = covariance[0, 0]
+                mean[i] = self.data.y[i] - covariance[0] @ self.alpha[block]
+        return mean, np.sqrt(variance)
 
     def to_botorch(self) -> SingleTaskGP:
         """The same posterior as a BoTorch model in float64, with all hyperparameters fixed."""
-        import torch
-        from botorch.models import SingleTaskGP
-        from gpytorch.kernels import MaternKernel, ScaleKernel
-        from gpytorch.means import ConstantMean
-        from gpytorch.settings import min_fixed_noise
+        from .to_botorch import to_botorch
 
-        h = self.hyperparameters
-        kernel = ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=self.data.X.shape[1]))
-        kernel.base_kernel.lengthscale = torch.from_numpy(h.lengthscales[self.data.groups])
-        kernel.outputscale = torch.tensor(h.signal, dtype=torch.float64)
-        mean = ConstantMean()
-        mean.constant = torch.tensor(h.mean, dtype=torch.float64)
-        diagonal = self.data.diagonal(h.noise) + self.jitter * h.signal
-        with min_fixed_noise(double_value=NOISE_FLOOR / 2):
-            model: Any = SingleTaskGP(
-                torch.from_numpy(self.data.X),
-                torch.from_numpy(self.data.y)[:, None],
-                train_Yvar=torch.from_numpy(diagonal)[:, None],
-                covar_module=kernel.double(),
-                mean_module=mean.double(),
-                outcome_transform=None,
-            )
-        model.requires_grad_(False)
-        return model.eval()
+        return to_botorch(self)

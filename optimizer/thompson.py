@@ -28,14 +28,13 @@ class Paths:
     def __init__(self, gp: GaussianProcess, *, count: int, features: int, rng: np.random.Generator) -> None:
         h = gp.hyperparameters
         self._gp = gp
-        n, d = gp.data.X.shape
+        d = gp.data.X.shape[1]
         # The spectral density of the Matern-5/2 kernel is a Student t with 5 degrees of freedom.
         chi = rng.chisquare(5.0, features) / 5.0
         self._omega = rng.standard_normal((features, d)) / np.sqrt(chi)[:, None]
         self._w = rng.standard_normal((2, features, count)) * math.sqrt(h.signal / features)
-        noise = gp.data.diagonal(h.noise) + gp.jitter * h.signal
-        eps = np.sqrt(noise)[:, None] * rng.standard_normal((n, count))
-        residual = gp.data.y[:, None] - h.mean - self._prior(gp.data.X) - eps
+        eps = np.sqrt(gp.noise)[:, None] * rng.standard_normal((len(gp.sites), count))
+        residual = gp.data.targets[:, None] - h.mean * gp.sites.basis[:, None] - self._prior_at_data() - eps
         self._v = gp.solve(gp.half_solve(residual))  # (n, count)
 
     @property
@@ -45,6 +44,17 @@ class Paths:
     def _prior(self, X: Batch) -> Float64[np.ndarray, "m s"]:
         phase = self._gp.kernel.scaled(X) @ self._omega.T
         return np.cos(phase) @ self._w[0] + np.sin(phase) @ self._w[1]
+
+    def _prior_at_data(self) -> Float64[np.ndarray, "t s"]:
+        """What was observed, of the prior draws: their values, and derivatives where those were."""
+        gp, g = self._gp, self._gp.data.gradients
+        values = self._prior(gp.data.X)
+        if g is None:
+            return values
+        phase = (gp.sites.scaled @ self._omega.T)[g.row]
+        d_phase = self._omega[:, g.column].T * gp.kernel.jacobian(gp.data.X)[g.row, g.column][:, None]
+        slopes = (np.cos(phase) * d_phase) @ self._w[1] - (np.sin(phase) * d_phase) @ self._w[0]
+        return np.concatenate([values, slopes])
 
     def __call__(self, X: Batch) -> Float64[np.ndarray, "m s"]:
         """Every draw's value at every row."""

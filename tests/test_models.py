@@ -14,7 +14,7 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from scipy.optimize import approx_fprime
 
 from suffice.optimizer import Categorical, Float, Int, Space
-from suffice.optimizer.fitting import Prior, condition_safely, fit, negative_log_posterior, refine
+from suffice.optimizer.fitting import Free, Prior, condition_safely, fit, negative_log_posterior, refine
 from suffice.optimizer.kernel import matern52, squared_distance
 from suffice.optimizer.models import Data, FitError, GaussianProcess, Hyperparameters
 
@@ -50,7 +50,7 @@ def test_kernel_slope_is_its_derivative() -> None:
 def test_marginal_likelihood_agrees_with_gpytorch() -> None:
     d = data()
     theta = np.log(np.concatenate([HYPER.lengthscales, [HYPER.signal, HYPER.noise]]))
-    ours, _ = negative_log_posterior(theta, d, Prior(), 5, 0.0)
+    ours, _ = negative_log_posterior(theta, d, Prior(), Free(noise=True), HYPER)
     prior, _ = Prior().negative_log(theta, 5)
     model = GaussianProcess(d, HYPER).to_botorch()
     assert isinstance(model.covar_module, ScaleKernel)
@@ -67,10 +67,12 @@ def test_gradient_of_the_posterior_density(known: float) -> None:
     d = data(known=known)
     theta = np.log(np.concatenate([HYPER.lengthscales, [HYPER.signal], [HYPER.noise] if math.isnan(known) else []]))
 
-    def value(t: np.ndarray) -> float:
-        return negative_log_posterior(t, d, Prior(), 5, 1e-6)[0]
+    free = Free(noise=math.isnan(known))
 
-    _, gradient = negative_log_posterior(theta, d, Prior(), 5, 1e-6)
+    def value(t: np.ndarray) -> float:
+        return negative_log_posterior(t, d, Prior(), free, HYPER)[0]
+
+    _, gradient = negative_log_posterior(theta, d, Prior(), free, HYPER)
     np.testing.assert_allclose(gradient, approx_fprime(theta, value, 1e-6), rtol=1e-3, atol=1e-3)
 
 

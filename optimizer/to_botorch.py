@@ -1,0 +1,122 @@
+"""A fitted Gaussian process as a BoTorch model with the same posterior, its hyperparameters fixed, in float64.
+
+BoTorch's models know values only. Derivatives that were observed become part of the prior: conditioned on them, the
+process is again Gaussian, with a mean and a covariance that are written here as modules; the values are then the data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.models import SingleTaskGP
+from gpytorch.kernels import Kernel, MaternKernel, ScaleKernel
+from gpytorch.means import ConstantMean, Mean
+from gpytorch.settings import min_fixed_noise
+from torch import Tensor
+
+from .kernel import SQRT5, Sites
+from .models import NOISE_FLOOR, GaussianProcess
+from .warping import INSET
+
+
+def to_botorch(gp: GaussianProcess) -> SingleTaskGP:
+    """The model; its training data are the observed values."""
+    h, n = gp.hyperparameters, len(gp.data.y)
+    mean: Mean
+    if gp.data.gradients is None and h.warp is None:
+        kernel: Kernel = ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=gp.data.X.shape[1])).double()
+        kernel.base_kernel.lengthscale = torch.from_numpy(h.lengthscales[gp.data.groups])
+        kernel.outputscale = torch.tensor(h.signal, dtype=torch.float64)
+        mean = ConstantMean().double()
+        mean.constant = torch.tensor(h.mean, dtype=torch.float64)
+    else:
+        slopes = _Slopes(gp)
+        kernel, mean = _GivenSlopes(slopes), _MeanGivenSlopes(slopes, h.mean)
+    with min_fixed_noise(double_value=NOISE_FLOOR / 2):
+        model: Any = SingleTaskGP(
+            torch.from_numpy(gp.data.X),
+            torch.from_numpy(gp.data.y)[:, None],
+            train_Yvar=torch.from_numpy(gp.noise[:n])[:, None],
+            covar_module=kernel,
+            mean_module=mean,
+            outcome_transform=None,
+        )
+    model.requires_grad_(False)
+    return model.eval()
+
+
+class _Slopes:
+    """The observed derivatives of a process, and covariances of values with them, as tensors."""
+
+    def __init__(self, gp: GaussianProcess) -> None:
+        h, self.kernel, g = gp.hyperparameters, gp.kernel, gp.data.gradients
+        self.inverse_lengthscales = torch.from_numpy(self.kernel.inverse_lengthscales)
+        self.warp = None if h.warp is None else (torch.from_numpy(h.warp.a), torch.from_numpy(h.warp.b))
+        empty = np.empty(0, dtype=np.int64)
+        row, column, values = (empty, empty, np.empty(0)) if g is None else (g.row, g.column, g.values)
+        sites = Sites(self.kernel, gp.data.X, row, column)
+        K = sites.covariance() + np.diag(gp.noise[len(gp.data.y) :])
+        self.L = torch.from_numpy(np.linalg.cholesky(K))
+        self.weights = torch.cholesky_solve(torch.from_numpy(values)[:, None], self.L)[:, 0]
+        self.U, self.column = torch.from_numpy(sites.scaled)[row], torch.from_numpy(column)
+        self.J = torch.from_numpy(sites.slopes.J)
+        self.u = self.U[torch.arange(len(row)), self.column]
+
+    def scaled(self, X: Tensor) -> Tensor:
+        if self.warp is not None:
+            a, b = self.warp
+            log_t = torch.log(INSET + (1.0 - 2.0 * INSET) * X.clamp(0.0, 1.0))
+            X = torch.where((a == 1.0) & (b == 1.0), X, -torch.expm1(b * torch.log(-torch.expm1(a * log_t))))
+        return X * self.inverse_lengthscales
+
+    def prior(self, U: Tensor, V: Tensor) -> Tensor:
+        r = SQRT5 * _distance(U, V)
+        return self.kernel.signal * (1.0 + r + r * r / 3.0) * torch.exp(-r)
+
+    def half(self, U: Tensor) -> Tensor:
+        """L^-1 times the covariances of the derivatives with the values at scaled rows."""
+        r = SQRT5 * _distance(self.U, U)
+        differences = self.u[:, None] - U.transpose(-1, -2)[..., self.column, :]
+        k = -(5.0 / 3.0) * self.kernel.signal * self.J[:, None] * (1.0 + r) * torch.exp(-r) * differences
+        return torch.linalg.solve_triangular(self.L, k, upper=False)
+
+
+class _GivenSlopes(Kernel):
+    """The covariance of values given the observed derivatives."""
+
+    def __init__(self, slopes: _Slopes) -> None:
+        super().__init__()
+        self._slopes = slopes
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
+        s = self._slopes
+        U, V = s.scaled(x1), s.scaled(x2)
+        if diag:
+            return s.kernel.signal - (s.half(U) * s.half(V)).sum(-2) if x1 is x2 else self._pairs(U, V)
+        return s.prior(U, V) - s.half(U).transpose(-1, -2) @ s.half(V)
+
+    def _pairs(self, U: Tensor, V: Tensor) -> Tensor:
+        s = self._slopes
+        each = s.prior(U[..., None, :], V[..., None, :])[..., 0, 0]
+        return each - (s.half(U) * s.half(V)).sum(-2)
+
+
+class _MeanGivenSlopes(Mean):
+    """The mean of values given the observed derivatives."""
+
+    def __init__(self, slopes: _Slopes, constant: float) -> None:
+        super().__init__()
+        self._slopes, self._constant = slopes, constant
+
+    def forward(self, x: Tensor) -> Tensor:
+        s = self._slopes
+        half = s.half(s.scaled(x))
+        values = s.L.T @ s.weights  # L^-1 times the derivatives
+        return self._constant + (half * values[:, None]).sum(-2)
+
+
+def _distance(U: Tensor, V: Tensor) -> Tensor:
+    difference = U[..., :, None, :] - V[..., None, :, :]
+    return difference.square().sum(-1).clamp_min(1e-30).sqrt()
