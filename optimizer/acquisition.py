@@ -19,6 +19,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import erfcx, expit, log_ndtr, logsumexp, ndtri
 from scipy.stats import qmc
 
+from .kernel import VALUE, Sites
 from .models import JITTERS, FitError, GaussianProcess
 from .space import Space
 from .target import Target
@@ -91,35 +92,35 @@ class Draws:
     """A process whose values at ``base`` were drawn from its posterior: ``values`` (b, s), one column per draw.
 
     ``normals`` are independent standard normal vectors, one column per draw; None where the values are known (exact
-    observations, nothing pending): then they are the posterior's means. Raises FitError when the base covariance is not
-    positive definite.
+    observations, nothing pending): then they are the posterior's means. Derivatives that were observed add to what the
+    values tell, with their noise. Raises FitError when the base covariance is not positive definite.
     """
 
     def __init__(
         self, gp: GaussianProcess, base: Float64[np.ndarray, "b d"], normals: Float64[np.ndarray, "b s"] | None
     ) -> None:
         self._kernel, self._mean = gp.kernel, gp.hyperparameters.mean
-        self._sites = gp.kernel.sites(base)
-        signal = gp.hyperparameters.signal
+        self._sites, known, noise = _values_and_slopes(gp, base)
         mean, covariance = gp.joint(base)
         self.values = mean[:, None]
         if normals is not None:
-            self.values = self.values + _root(covariance, signal) @ normals
-        self._L = _root(self._sites.covariance(), signal)
+            self.values = self.values + _root(covariance, gp.hyperparameters.signal) @ normals
+        self._L = _root(self._sites.covariance() + np.diag(noise), self._sites.variance)
+        targets = np.concatenate([self.values, np.repeat(known[:, None], self.values.shape[1], axis=1)])
         half = solve_triangular(
-            self._L, self.values - self._mean * self._sites.basis[:, None], lower=True, check_finite=False
+            self._L, targets - self._mean * self._sites.basis[:, None], lower=True, check_finite=False
         )
-        self._A = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False)  # (b, s)
+        self._A = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False)  # (t, s)
 
     def at(self, X: Batch) -> Drawn:
         """Every draw's posterior at the rows of X."""
         cross = self._sites.cross(X)
         prior = self._kernel.variance(X)
-        half = solve_triangular(self._L, cross.k.T, lower=True, check_finite=False)  # (b, m)
+        half = solve_triangular(self._L, cross.k.T, lower=True, check_finite=False)  # (t, m)
         sd: np.ndarray = np.sqrt(np.maximum(prior - (half * half).sum(0), 1e-14 * prior))
 
         def pull(d_mean: np.ndarray, d_sd: np.ndarray) -> Batch:
-            inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, b)
+            inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, t)
             return cross.pull(d_mean @ self._A.T - (d_sd / sd)[:, None] * inverse_k)
 
         return Drawn(self._mean + cross.k @ self._A, sd, pull)
@@ -234,12 +235,24 @@ def posterior_with_gradient(gp: GaussianProcess, X: Batch) -> tuple[Values, Valu
     return gp.hyperparameters.mean + cross.k @ gp.alpha, sd, d_mean, d_sd
 
 
-def _root(covariance: np.ndarray, signal: float) -> np.ndarray:
-    """A lower Cholesky factor, with the smallest jitter that gives one."""
-    eye = np.eye(len(covariance))
+def _values_and_slopes(gp: GaussianProcess, base: Float64[np.ndarray, "b d"]) -> tuple[Sites, Values, Values]:
+    """The values at ``base`` and then the derivatives observed anywhere, as sites; those derivatives; the noise in all.
+
+    Given the values, what was observed of them tells nothing more.
+    """
+    g, b = gp.data.gradients, len(base)
+    if g is None:
+        return gp.kernel.sites(base), np.empty(0), np.zeros(b)
+    row = np.concatenate([np.arange(b), b + g.row])
+    sites = gp.kernel.sites(np.concatenate([base, gp.data.X]), row, np.concatenate([np.full(b, VALUE), g.column]))
+    return sites, g.values, np.concatenate([np.zeros(b), gp.noise[len(gp.data.y) :]])
+
+
+def _root(covariance: np.ndarray, scale: float | Values) -> np.ndarray:
+    """A lower Cholesky factor, with the smallest jitter that gives one, relative to ``scale``."""
     for jitter in (1e-11, *JITTERS[1:]):
         try:
-            return np.linalg.cholesky(covariance + jitter * signal * eye)
+            return np.linalg.cholesky(covariance + np.diag(np.full(len(covariance), jitter * scale)))
         except np.linalg.LinAlgError:
             continue
     raise FitError
