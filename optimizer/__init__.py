@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from .parameters import Float as Float
     from .parameters import Int as Int
     from .parameters import Ordinal as Ordinal
+    from .sampling import Draw as Draw
+    from .sampling import Enough as Enough
+    from .sampling import EnoughReason as EnoughReason
+    from .sampling import Sampling as Sampling
+    from .sampling import decide as decide
     from .space import Space as Space
     from .study import Best as Best
     from .study import Study as Study
@@ -39,6 +44,7 @@ _HOMES = {
     "errors": ("Conflict", "InvalidInput", "NotFound", "SufficeError"),
     "objective": ("Goal", "Objective", "OutcomeConstraint"),
     "parameters": ("Bool", "Categorical", "Constant", "Float", "Int", "Ordinal"),
+    "sampling": ("Draw", "Enough", "EnoughReason", "Sampling", "decide"),
     "space": ("Space",),
     "study": ("Best", "Study"),
     "trial": ("Measurement", "Source", "Suggestion", "Trial", "TrialState"),

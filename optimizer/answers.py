@@ -16,13 +16,15 @@ picked, and counts as a wrong answer like no other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from scipy.special import gammaln, logsumexp
+
+from .errors import InvalidInput
 
 FAILURE = -1  # the cluster of a failure
 
@@ -75,6 +77,10 @@ class Answers:
         """Answers per cluster, by number."""
         return self.one_hot.sum(1)
 
+    def within(self, cluster: Counts) -> Bool[np.ndarray, "r n"]:
+        """Which answers lie in the prompt's given cluster."""
+        return np.take_along_axis(self.one_hot, cluster[:, None, None], axis=2)[:, :, 0]
+
     @cached_property
     def leader(self) -> Counts:
         """The cluster with the most votes, the first seen among equals."""
@@ -107,20 +113,27 @@ def _row(values: Sequence[float | None] | None, n: int) -> Float64[np.ndarray, "
 
 # --- types of prompts -------------------------------------------------------------------------------------------------
 
-THETAS = tuple(float(t) for t in np.linspace(0.0, 1.0, 26))
-ALPHAS = tuple(float(a) for a in np.geomspace(0.1, 30.0, 9))
+THETAS = tuple(float(t) for t in np.linspace(0.0, 1.0, 23))
+ALPHAS = tuple(float(a) for a in np.geomspace(0.3, 100.0, 9))
+UNSOLVABLE = 4 / 26  # what the flat prior gives to theta = 0: as much as to four other shares
 
 
 @dataclass(frozen=True)
 class TypePrior:
     """Probabilities of prompt types: of each share ``THETAS`` of right answers, and each diversity ``ALPHAS`` of wrong
-    ones, independently. Flat unless given.
+    ones, independently. Flat unless given, but for UNSOLVABLE.
 
-    Flat was no worse than any prior fitted to other models, and better on weak ones (docs/sampling_benchmarks.md).
+    Flat was no worse than priors fitted to other models, and better on weak ones (docs/sampling_benchmarks.md).
     """
 
-    theta: tuple[float, ...] = (1.0 / len(THETAS),) * len(THETAS)
+    theta: tuple[float, ...] = (UNSOLVABLE, *((1.0 - UNSOLVABLE) / (len(THETAS) - 1),) * (len(THETAS) - 1))
     alpha: tuple[float, ...] = (1.0 / len(ALPHAS),) * len(ALPHAS)
+
+    def __post_init__(self) -> None:
+        for field, found, grid in (("theta", self.theta, THETAS), ("alpha", self.alpha, ALPHAS)):
+            ok = len(found) == len(grid) and min(found) >= 0 and abs(sum(found) - 1.0) < 1e-9
+            if not ok:
+                raise InvalidInput(f"prior.{field}", f"{len(grid)} probabilities that sum to 1", found)
 
 
 FLAT = TypePrior()
@@ -148,7 +161,7 @@ class VotePosterior:
         """P(this cluster is right) and P(none seen is right)."""
         right, none = self.weights(votes, failures)
         joint = np.concatenate([right, none[:, None]], axis=1)
-        p = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+        p = np.exp(joint - np.logaddexp.reduce(joint, axis=1)[:, None])
         return p[:, :-1], p[:, -1]
 
 
@@ -169,12 +182,15 @@ def _tables(size: int, prior: TypePrior) -> VotePosterior:
     count = np.arange(size + 1)
     hits, misses = _times(count, log_theta), _times(count, log_not)
     # A[v, m]: v right answers and m wrong ones; C[K, m]: m wrong answers in K clusters
-    A = logsumexp(log_pi_theta + hits[:, None] + misses[None], axis=2)
-    spread = gammaln(alpha) - gammaln(alpha + count[:, None])
-    C = logsumexp(log_pi_alpha + count[:, None, None] * np.log(alpha) + spread[None], axis=2)
-    none = C + logsumexp(log_pi_theta + misses, axis=1)
+    A = np.logaddexp.reduce(log_pi_theta + hits[:, None] + misses[None], axis=2)
+    # log G(alpha) - log G(alpha + m), from G(x + 1) = x G(x)
+    steps = np.log(alpha + count[:-1, None])
+    spread = -np.concatenate([np.zeros((1, len(alpha))), np.cumsum(steps, axis=0)])
+    C = np.logaddexp.reduce(log_pi_alpha + count[:, None, None] * np.log(alpha) + spread[None], axis=2)
+    none = C + np.logaddexp.reduce(log_pi_theta + misses, axis=1)
+    log_factorial = np.array([math.lgamma(v) for v in count[1:]])  # of v - 1
     right = np.full((size + 1,) * 3, -np.inf)
-    right[1:, 1:] = A[None, 1:] + C[:-1, None] - gammaln(count[1:])[None, :, None]
+    right[1:, 1:] = A[None, 1:] + C[:-1, None] - log_factorial[None, :, None]
     return VotePosterior(right, none)
 
 

@@ -1,8 +1,8 @@
 """BEACON (Wan et al. 2025, arXiv 2510.15945): optimal stopping for the best of N under normal scores.
 
 Scores of a prompt are normal with unknown mean and variance; from the uninformative prior, the next score after k of
-them is mean_k + sigma_k T with T Student-t of k - 1 degrees of freedom. Stopping keeps the best score M so far, going on
-costs c. The problem is invariant to shift and scale, so that its solution is an index of the standardised gap
+them is mean_k + sigma_k T with T Student-t of k - 1 degrees of freedom. Stopping keeps the best score M so far, going
+on costs c. The problem is invariant to shift and scale, so that its solution is an index of the standardised gap
 z = (M - mean_k) / sigma_k: draw on just while h_{n,k}(z) > c / sigma_k (Baucells and Zorc 2024 prove that form). h is
 computed here by backward induction over (z, c / sigma_k), from n answers down.
 
@@ -11,9 +11,10 @@ The recursion was derived from the model as the abstract and introduction state 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -64,7 +65,10 @@ class Beacon(Rule):
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence <= self.price
 
-    def sweep(self, cap: int) -> list[Self]:
+    def soonest(self, n: int, cap: int) -> int:
+        return min(max(n + 1, FIRST), cap)
+
+    def sweep(self, cap: int) -> Sequence[Rule]:
         return [replace(self, price=float(p)) for p in np.geomspace(0.5, 1e-5, 50)]
 
 

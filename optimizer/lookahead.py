@@ -16,20 +16,20 @@ largest counts are what decides (Huang, Ma and Zhou 2026, arXiv 2602.05395).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.special import gammaln, logsumexp
 
 from .answers import FLAT, TypePrior, vote_posterior
 
 EXACT = 20  # answers up to which all partitions are solved
 HORIZON = 64  # the largest cap with a table of its own; beyond, states are shrunk to SHRUNK answers
 SHRUNK = 32
-PRICES = np.concatenate([[0.0], np.geomspace(1e-5, 0.6, 28)])
+BRANCHES = 12  # states that are looked at to draw several answers at once
+PRICES = np.concatenate([[0.0], np.geomspace(1e-6, 0.6, 33)])
 
 Votes = tuple[int, ...]  # in falling order
 Row = Float64[np.ndarray, " l"]
@@ -52,7 +52,7 @@ class VoteTable:
 
     def __init__(self, cap: int, prior: TypePrior) -> None:
         self.cap = cap
-        self._exact = _Exact(cap, prior)
+        self._exact = _exact(cap, prior)
         self._outlooks: dict[Votes, Outlook] = {}
         self._compact: _Compact | None = None
         last = self._exact_last = min(cap, EXACT)
@@ -76,7 +76,7 @@ class VoteTable:
             level: dict[Votes, Row] = {}
             for v in partitions(n):
                 now = self._exact.leader(v)
-                if n == self.cap or v and v[0] - (v[1] if len(v) > 1 else 0) >= self.cap - n:
+                if n == self.cap or (v and lead(v) >= self.cap - n):
                     level[v] = np.full(len(PRICES), now)  # the pick cannot change any more
                     self._outlooks[v] = NOTHING
                     continue
@@ -102,13 +102,13 @@ def vote_table(cap: int, prior: TypePrior = FLAT) -> VoteTable:
 def outlook(votes: Votes, cap: int, prior: TypePrior = FLAT) -> Outlook:
     """The outlook of a vote with up to ``cap`` answers.
 
-    A cap beyond HORIZON is looked ahead to HORIZON only, and beyond HORIZON - SHRUNK / 2 answers the votes are shrunk in
-    proportion to SHRUNK: with all counts twice as large, the same gain takes about twice as many answers.
+    A cap beyond HORIZON is looked ahead to HORIZON only, and beyond HORIZON - SHRUNK / 2 answers the votes are shrunk
+    in proportion to SHRUNK: with all counts twice as large, the same gain takes about twice as many answers.
     """
     n = sum(votes)
     if cap <= HORIZON or n <= HORIZON - SHRUNK // 2:
         return vote_table(min(cap, HORIZON), prior).outlook(votes)
-    if n >= cap or votes[0] - (votes[1] if len(votes) > 1 else 0) >= cap - n:
+    if n >= cap or lead(votes) >= cap - n:
         return NOTHING
     s = n / SHRUNK
     shrunk = tuple(sorted((max(1, round(v / s)) for v in votes), reverse=True))
@@ -116,6 +116,45 @@ def outlook(votes: Votes, cap: int, prior: TypePrior = FLAT) -> Outlook:
         shrunk = shrunk[:-1]
     found = vote_table(HORIZON, prior).outlook(shrunk)
     return Outlook(found.index / s, found.attainable)
+
+
+def gains(votes: Votes, most: int, prior: TypePrior = FLAT) -> list[float]:
+    """What exactly k more answers, drawn whatever they are, raise P(leader is right) by, for k = 1 to ``most``."""
+    exact = _exact(sum(votes) + most, prior)
+    found: list[float] = []
+    ahead = {votes: 1.0}
+    for _ in range(most):
+        later: dict[Votes, float] = {}
+        for v, weight in ahead.items():
+            for p, u in exact.successors(v):
+                later[u] = later.get(u, 0.0) + weight * p
+        ahead = later
+        found.append(sum(p * exact.leader(v) for v, p in ahead.items()) - exact.leader(votes))
+    return found
+
+
+@lru_cache(maxsize=256)
+def _exact(n: int, prior: TypePrior) -> _Exact:
+    return _Exact(n, prior)
+
+
+def certain(votes: Votes, cap: int, most: int, stops: Callable[[Votes], bool]) -> int:
+    """How many more answers, up to ``most``, are drawn whatever they are: after fewer, ``stops`` holds nowhere.
+
+    Fewer are found where the ways in which votes can fall get too many to look at.
+    """
+    states, most = {votes}, min(most, cap - sum(votes))
+    for k in range(1, most):
+        states = {u for v in states for u in successors(v)}
+        if len(states) > BRANCHES or any(map(stops, states)):
+            return k
+    return most
+
+
+def successors(votes: Votes) -> set[Votes]:
+    """The votes that one more answer can lead to."""
+    grown = {(*votes[:j], v + 1, *votes[j + 1 :]) for j, v in enumerate(votes) if j == 0 or votes[j - 1] > v}
+    return grown | {(*votes, 1)}
 
 
 def outlook_of(advantage: Row) -> Outlook:
@@ -138,6 +177,11 @@ def partitions(n: int, largest: int | None = None) -> Iterator[Votes]:
     for first in range(min(n, largest or n), 0, -1):
         for rest in partitions(n - first, first):
             yield (first, *rest)
+
+
+def lead(votes: Votes) -> int:
+    """By how much the first is ahead of the second."""
+    return votes[0] - (votes[1] if len(votes) > 1 else 0)
 
 
 def compact(votes: Votes) -> tuple[int, int, int]:
@@ -176,8 +220,17 @@ class _Exact:
         if v not in self._mass:
             n, K, sizes = sum(v), len(v), np.array(v, dtype=np.int64)
             terms = np.append(self._posterior.log_right[K, sizes, n - sizes], self._posterior.log_none[K, n])
-            self._mass[v] = float(logsumexp(terms))
+            self._mass[v] = float(np.logaddexp.reduce(terms))
         return self._mass[v]
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """Of all states of one n: V, and P(right) of the leader and of the second."""
+
+    value: Float64[np.ndarray, "s l"]
+    now: Float64[np.ndarray, " s"]
+    second: Float64[np.ndarray, " s"]
 
 
 class _Compact:
@@ -203,51 +256,51 @@ class _Compact:
         return Outlook(float(index[row]), float(attainable[row]))
 
     def _solve(self) -> None:
-        above: np.ndarray | None = None
+        above = _Level(np.zeros((0, 0)), np.zeros(0), np.zeros(0))
         for n in range(self._cap, self._exact, -1):
             v1, v2, K = _states(n)
             self._index[n] = _numbering(n, v1, v2, K)
-            blocks = _blocks(n, v1, v2, K)
-            log_mass = self._log_mass(n, K, blocks)
+            log_mass = self._log_mass(n, K, _blocks(n, v1, v2, K))
             now = np.exp(self._right[K, v1, n - v1] - log_mass)
+            second = np.exp(self._right[K, v2, n - v2] - log_mass)
             values = np.repeat(now[:, None], len(PRICES), axis=1)
             index, attainable = np.zeros(len(now)), np.zeros(len(now))
-            open_ = np.flatnonzero(v1 - v2 < self._cap - n)
-            if n < self._cap and len(open_):
-                assert above is not None
-                ahead = self._ahead(n, v1[open_], v2[open_], K[open_], log_mass[open_], above) - PRICES
-                advantage = ahead - now[open_, None]
-                index[open_], attainable[open_] = _outlooks(advantage)
-                values[open_] = np.maximum(values[open_], ahead)
-            above = values
+            some = np.flatnonzero(v1 - v2 < self._cap - n)
+            if len(some):
+                advantage = self._advantage(n, v1[some], v2[some], K[some], log_mass[some], above)
+                index[some], attainable[some] = _outlooks(advantage)
+                values[some] += np.maximum(advantage, 0.0)
+            above = _Level(values, now, second)
             self._found[n] = index, attainable
-        assert above is not None
-        self._values = above
+        self._values = above.value
 
-    def _ahead(
-        self, n: int, v1: np.ndarray, v2: np.ndarray, K: np.ndarray, log_mass: np.ndarray, above: np.ndarray
+    def _advantage(
+        self, n: int, v1: np.ndarray, v2: np.ndarray, K: np.ndarray, log_mass: np.ndarray, above: _Level
     ) -> np.ndarray:
-        """The expected value after one more answer."""
+        """What drawing on gains over stopping: the expected value after one more answer, over the present leader's.
+
+        The present leader's expected probability to be right after one more answer is its present one. Differences
+        from it keep that exact, although neighbouring states stand for partitions that do not quite match.
+        """
         number = self._index[n + 1]
-        total = np.zeros((len(v1), above.shape[1]))
-        weight = np.zeros(len(v1))
+        gain = np.zeros((len(v1), len(PRICES)))
         sizes, counts = _blocks(n, v1, v2, K)
-        for j in range(4):
-            some = counts[:, j] > 0
-            size, more = sizes[some, j], counts[some].copy()
-            grown = np.column_stack([sizes[some], size + 1])
-            more = np.column_stack([more, np.ones(len(size), dtype=np.int64)])
-            more[:, j] -= 1
-            mass = self._log_mass(n + 1, K[some], (grown, more))
-            p = counts[some, j] * size * np.exp(mass - log_mass[some])
-            first, second = _top_two(v1[some], v2[some], size, j)
-            total[some] += p[:, None] * above[number[first, second, K[some]]]
-            weight[some] += p
-        grown = np.column_stack([sizes, np.ones(len(v1), dtype=np.int64)])
-        more = np.column_stack([counts, np.ones(len(v1), dtype=np.int64)])
-        p = np.exp(self._log_mass(n + 1, K + 1, (grown, more)) - log_mass)
-        total += p[:, None] * above[number[v1, np.maximum(v2, 1), K + 1]]
-        return total / (weight + p)[:, None]
+        for j in range(5):
+            here = np.flatnonzero(counts[:, j] > 0) if j < 4 else np.arange(len(v1))
+            size = sizes[here, j] if j < 4 else np.zeros(len(here), dtype=np.int64)
+            grown = np.column_stack([sizes[here], size + 1])
+            more = np.column_stack([counts[here], np.ones(len(here), dtype=np.int64)])
+            if j < 4:
+                more[:, j] -= 1
+            clusters = K[here] + (j == 4)
+            ways = counts[here, j] * size if j < 4 else np.ones(len(here))
+            p = ways * np.exp(self._log_mass(n + 1, clusters, (grown, more)) - log_mass[here])
+            u1, u2 = _top_two(v1[here], v2[here], size, j)
+            u = number[u1, u2, clusters]
+            overtaken = (j > 0) & (size == v1[here])
+            leader = np.where(overtaken, above.second[u], above.now[u])
+            gain[here] += p[:, None] * (above.value[u] - leader[:, None])
+        return gain - PRICES
 
     def _log_mass(self, n: int, K: np.ndarray, blocks: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         sizes, counts = blocks
@@ -287,7 +340,7 @@ def _blocks(n: int, v1: np.ndarray, v2: np.ndarray, K: np.ndarray) -> tuple[np.n
 
 
 def _top_two(v1: np.ndarray, v2: np.ndarray, size: np.ndarray, j: int) -> tuple[np.ndarray, np.ndarray]:
-    """The two largest counts once a cluster of the given size has grown by one."""
+    """The two largest counts once a cluster of the given size has grown by one; j == 4: a new one."""
     if j == 0:
         return v1 + 1, v2
     if j == 1:

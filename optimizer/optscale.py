@@ -6,14 +6,15 @@ with probability alpha when
     1 - F(s_min)^N >= alpha,    that is    N* = ceil(log(1 - alpha) / log F(s_min)).
 
 As in the paper, mu and sigma are fitted again after each answer and drawing stops at N* (or the cap); with ``peek``, as
-the authors' code does it, they are fitted once to the first ``peek`` answers, and N* is at least as many. N* counts from
-the first answer, whether or not one has reached s_min already: so does the source.
+the authors' code does it, they are fitted once to the first ``peek`` answers, and N* is at least as many. N* counts
+from the first answer, whether or not one has reached s_min already: so does the source.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -72,7 +73,10 @@ class OptScale0(Rule):
         fitted = ~np.isnan(evidence[:, 0])
         return fitted & (n >= needed(evidence[:, 0], evidence[:, 1], self.target, self.alpha))
 
-    def sweep(self, cap: int) -> list[Self]:
+    def soonest(self, n: int, cap: int) -> int:
+        return min(max(n + 1, self.peek or 1), cap)
+
+    def sweep(self, cap: int) -> Sequence[Rule]:
         peek = None if self.peek is None else min(peek_for(cap), cap)
         return [replace(self, target=t, alpha=1.0 - p, peek=peek) for t in TARGETS for p in LEVELS]
 

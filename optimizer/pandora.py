@@ -1,21 +1,22 @@
 """Pandora's box for best-of-N (Kalayci et al. 2025, arXiv 2510.01394): stop at the fair cap of what is learned.
 
-When scores have a known law, Weitzman's rule (1979) stops at the fair cap tau with E[(v - tau)+] = c. Its tail is learned
-as a shifted exponential: above the median m, v - m is Exp(lambda) with probability 1/2, so that
+When scores have a known law, Weitzman's rule (1979) stops at the fair cap tau with E[(v - tau)+] = c. Its tail is
+learned as a shifted exponential: above the median m, v - m is Exp(lambda) with probability 1/2, so that
 
     E[(v - tau)+] = exp(-lambda (tau - m)) / (2 lambda) = c,    tau = m + log(1 / (2 lambda c)) / lambda.
 
 1 / lambda is the mean excess over the median, raised by an upper confidence bound of its relative error,
 ``width`` / sqrt(number of excesses): with few scores the cap is believed to be higher.
 
-The abstract and introduction were at hand, not the details: which quantile the tail starts at and the bound's exact form
-are this module's.
+The abstract and introduction were at hand, not the details: which quantile the tail starts at and the bound's exact
+form are this module's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
@@ -63,5 +64,8 @@ class Pandora(Rule):
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence <= self.price
 
-    def sweep(self, cap: int) -> list[Self]:
+    def soonest(self, n: int, cap: int) -> int:
+        return min(max(n + 1, FIRST), cap)
+
+    def sweep(self, cap: int) -> Sequence[Rule]:
         return [replace(self, price=float(p)) for p in np.geomspace(0.5, 1e-5, 50)]

@@ -35,13 +35,13 @@ def weighted_votes(answers: Answers) -> Float64[np.ndarray, "r k"]:
     """The sum of scores per cluster; votes, where no answer has a score. Scores are taken to be non-negative."""
     scores = np.where(np.isneginf(answers.known_scores), 0.0, answers.known_scores)
     sums = np.einsum("rn,rnk->rk", scores, answers.one_hot)
-    scored = (answers.known_scores > -np.inf).any(1)
+    scored = np.any(answers.known_scores > -np.inf, axis=1)
     return np.where(scored[:, None], sums, answers.votes)
 
 
 def member(answers: Answers, cluster: Int64[np.ndarray, " r"]) -> Counts:
     """The best-scored member of a cluster, the first among equals; -1 for an empty one."""
-    inside = answers.clusters == cluster[:, None]
+    inside = answers.within(cluster)
     position = np.where(inside, answers.known_scores, -np.inf).argmax(1)
     first = inside.argmax(1)
     rows = np.arange(len(cluster))

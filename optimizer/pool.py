@@ -4,9 +4,10 @@
         {"id": "q1", "group": "model or run", "features": [0.1, ...],
          "samples": [{"answer": "42", "correct": 1, "score": 0.9, "tokens": 310}, ...]}]}
 
-``answer`` null is a failure (cut off, or unreadable); without any ``answer`` in the pool every sample is an answer of its
-own. ``correct`` (0 or 1) or ``quality`` (a number) is the truth, for reporting and for calibration; ``score``, ``tokens``,
-``group`` and ``features`` are optional. Samples of a prompt must be exchangeable: no order among them is meant.
+``answer`` null is a failure (cut off, or unreadable); without any ``answer`` in the pool every sample is an answer of
+its own. ``correct`` (0 or 1) or ``quality`` (a number) is the truth, for reporting and for calibration; ``score``,
+``tokens``, ``group`` and ``features`` are optional. Samples of a prompt must be exchangeable: their order means
+nothing.
 """
 
 from __future__ import annotations

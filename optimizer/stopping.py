@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.special import betainc, gammainc, gammaln
 
-from .answers import FLAT, Answers, Counts, TypePrior, vote_posterior
+from .answers import FLAT, Answers, Counts, PerPrompt, TypePrior, vote_posterior
 from .errors import InvalidInput
 from .lookahead import HORIZON, Outlook, outlook
 from .picks import PICKS, weighted_votes
@@ -57,12 +56,16 @@ class Rule(ABC):
         """The rule's settings, for reports and for JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def soonest(self, n: int, cap: int) -> int:
+        """The least number of answers at which the rule could stop, having drawn n: all up to it can come at once."""
+        return min(n + 1, cap)
+
     def watches(self) -> tuple[Any, ...]:
         """What the evidence depends on, besides the answers: equal for rules that can share it."""
         kept = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in (*self.swept, "picked")}
         return (self.name, *sorted(kept.items()))
 
-    def sweep(self, cap: int) -> list[Self]:
+    def sweep(self, cap: int) -> Sequence[Rule]:
         """The rule with the settings that span its trade between answers and accuracy."""
         return [self]
 
@@ -90,7 +93,10 @@ class Fixed(Rule):
     def pick(self) -> str:
         return self.picked
 
-    def sweep(self, cap: int) -> list[Self]:
+    def soonest(self, n: int, cap: int) -> int:
+        return min(self.samples, cap)
+
+    def sweep(self, cap: int) -> Sequence[Rule]:
         return [replace(self, samples=n) for n in range(1, cap + 1)]
 
 
@@ -122,6 +128,8 @@ class AdaptiveConsistency(Rule):
         return "weighted" if self.form == "weighted" else self.picked
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
+        from scipy.special import betainc  # not at the top: definitions stay light
+
         if self.form == "weighted":
             counts = -np.sort(-weighted_votes(answers) * self.strength, axis=1)
         else:
@@ -134,7 +142,7 @@ class AdaptiveConsistency(Rule):
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence >= self.threshold
 
-    def sweep(self, cap: int) -> list[Self]:
+    def sweep(self, cap: int) -> Sequence[Rule]:
         tail = np.geomspace(0.4, 0.0005, 40)
         return [replace(self, threshold=float(1.0 - t)) for t in tail]
 
@@ -145,6 +153,8 @@ def largest_share(counts: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, " r
     With p_j proportional to Gamma(counts_j + 1) variables it is the integral of the first's density times the others'
     distribution functions.
     """
+    from scipy.special import gammainc, gammaln
+
     u, weight = np.polynomial.legendre.leggauss(64)
     shape = counts[:, :1] + 1.0
     low, high = np.maximum(shape - 10.0 * np.sqrt(shape), 0.0), shape + 12.0 * np.sqrt(shape)
@@ -157,7 +167,7 @@ def largest_share(counts: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, " r
 
 @dataclass(frozen=True)
 class EarlyStopping(Rule):
-    """Stop when a window of ``window`` answers is unanimous; windows do not overlap (ESC; Li et al. 2024, 2401.10480)."""
+    """Stop when a window of ``window`` answers is unanimous; windows do not overlap (ESC; Li et al. 2024)."""
 
     name: ClassVar[str] = "early_stopping"
     window: int = 5
@@ -180,7 +190,10 @@ class EarlyStopping(Rule):
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence > 0
 
-    def sweep(self, cap: int) -> list[Self]:
+    def soonest(self, n: int, cap: int) -> int:
+        return min(n - n % self.window + self.window, cap)
+
+    def sweep(self, cap: int) -> Sequence[Rule]:
         return [replace(self, window=w) for w in range(1, min(cap, 12) + 1)]
 
 
@@ -208,13 +221,15 @@ class Threshold(Rule):
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence >= self.threshold
 
-    def sweep(self, cap: int) -> list[Self]:
-        return [replace(self, threshold=float(t)) for t in (*np.linspace(0, 0.9, 19), *(1 - np.geomspace(0.08, 1e-5, 20)))]
+    def sweep(self, cap: int) -> Sequence[Rule]:
+        return [
+            replace(self, threshold=float(t)) for t in (*np.linspace(0, 0.9, 19), *(1 - np.geomspace(0.08, 1e-5, 20)))
+        ]
 
 
 @dataclass(frozen=True)
 class Suffice(Rule):
-    """Stop when no number of further votes is worth its price: the index of lookahead.py against ``price`` an answer."""
+    """Stop when no number of further votes is worth its price: lookahead.py's index against ``price`` an answer."""
 
     name: ClassVar[str] = "suffice"
     swept: ClassVar[tuple[str, ...]] = ("price",)
@@ -238,8 +253,8 @@ class Suffice(Rule):
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence <= self.price
 
-    def sweep(self, cap: int) -> list[Self]:
-        return [replace(self, price=float(p)) for p in np.geomspace(0.4, 1e-5, 60)]
+    def sweep(self, cap: int) -> Sequence[Rule]:
+        return [replace(self, price=float(p)) for p in np.geomspace(0.4, 1e-7, 70)]
 
 
 def outlooks(answers: Answers, cap: int, prior: TypePrior = FLAT) -> list[Outlook]:
@@ -249,7 +264,7 @@ def outlooks(answers: Answers, cap: int, prior: TypePrior = FLAT) -> list[Outloo
     return [found[i] for i in which.reshape(-1)]
 
 
-def confidence(answers: Answers, prior: TypePrior = FLAT) -> tuple[Float64[np.ndarray, " r"], Float64[np.ndarray, " r"]]:
+def confidence(answers: Answers, prior: TypePrior = FLAT) -> tuple[PerPrompt, PerPrompt]:
     """P(the leader is right) and P(none seen is right), from votes alone."""
     votes, failures = answers.votes, answers.failed.sum(1)
     p, none = vote_posterior(max(answers.n, HORIZON), prior).probabilities(votes, failures)
