@@ -21,7 +21,7 @@ BLOCKS = 16
 def quasi_random(knowledge: Knowledge, taken: Sequence[Params], rng: np.random.Generator) -> Suggestion | None:
     """The first point of the study's Sobol sequence that is feasible and new; None when a finite space holds none."""
     definition = knowledge.definition
-    x = _first_new(definition, knowledge.excluded(taken), rng)
+    x = _first_new(definition, knowledge.excluded(taken), _visited(knowledge, taken), rng)
     if x is None:
         return None
     why = (
@@ -33,13 +33,22 @@ def quasi_random(knowledge: Knowledge, taken: Sequence[Params], rng: np.random.G
     return Suggestion(definition.space.decode(x[None])[0], source)
 
 
-def _first_new(definition: Definition, excluded: Exclusion, rng: np.random.Generator) -> np.ndarray | None:
+def _visited(knowledge: Knowledge, taken: Sequence[Params]) -> Exclusion:
+    """What was tried or is pending anywhere, moved to where the choice is made: other contexts start elsewhere."""
+    space = knowledge.definition.space
+    rows = space.encode([*(t.params for t in knowledge.trials if t.state.informative), *taken])
+    return Exclusion(space.snap(rows) if space.fixed else rows[:0])
+
+
+def _first_new(
+    definition: Definition, excluded: Exclusion, visited: Exclusion, rng: np.random.Generator
+) -> np.ndarray | None:
     space = definition.space
     if space.cardinality <= ENUMERATE_UP_TO and not excluded.allows(grid(space)).any():
         return None
     for X in _sobol(definition):
         new = X[space.feasible(X)]
-        new = new[excluded.allows(new)]
+        new = new[excluded.allows(new) & visited.allows(new)]
         if len(new):
             return np.asarray(new[0])
     if space.cardinality <= ENUMERATE_UP_TO:

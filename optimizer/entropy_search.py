@@ -307,6 +307,7 @@ def optima(s: Situation, samples: int) -> tuple[Float64[np.ndarray, "s d"], Floa
     rng = np.random.default_rng(s.seed)
     paths = Paths(s.gp, count=samples, features=FEATURES, rng=rng)
     near = s.base[np.argsort(-s.gp.posterior(s.base)[0])[:NEIGHBOURHOODS]]
+    near = s.space.snap(near) if s.space.fixed else near
     nothing = Exclusion(np.empty((0, s.space.dimension)))
     floors = paths(s.base[s.attainable]).max(0)
     places = []

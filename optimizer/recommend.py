@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
+from jaxtyping import Float64, Int64
 
 from .diagnostics import explained
 from .errors import Conflict, NotFound
-from .knowledge import Knowledge
+from .knowledge import Definition, Knowledge
 from .pareto import non_dominated
+from .results import measured
+from .space import Params, Space
 from .study import Best
-from .surrogate import measured
+from .target import Target
 from .threads import one_blas_thread
 from .trial import Trial, TrialState
 
@@ -28,6 +34,8 @@ def recommend(knowledge: Knowledge) -> Best:
     trials = measured(knowledge.trials, goal.objective.metric)
     if not trials:
         raise NotFound("no trial is completed yet")
+    if definition.target is not None:
+        return _recommend_design(knowledge, definition.target, trials)
     feasible = [t for t in trials if goal.satisfied(t.values) is not False]
     if not feasible:
         trial = min(trials, key=lambda t: _violation(knowledge, t))
@@ -44,6 +52,81 @@ def recommend(knowledge: Knowledge) -> Best:
     if explained(model) <= 0:
         why += "; warning: the model explains nothing of the results, more of them are needed"
     return Best(feasible[i], float(means[i]), float(sds[i]), why)
+
+
+def _recommend_design(knowledge: Knowledge, target: Target, trials: Sequence[Trial]) -> Best:
+    """The evaluated design of the best value where values count; while there is no model, the best trial so far."""
+    definition, surrogate = knowledge.definition, knowledge.surrogate
+    goal = definition.goal
+    if surrogate is None:
+        trial = max(trials, key=lambda t: goal.objective.sign * t.values[goal.objective.metric])
+        why = f"best observed value, whatever {', '.join(target.names)} (there is no model yet)"
+        return Best(trial, None, None, why, _picked(definition, target, trial.params))
+    trials, X = _moved(target.space, trials)
+    mean, sd = target.posterior(surrogate.objective.gp, X)
+    feasible = surrogate.feasible(target.rows(X)).reshape(-1, len(X)).all(0)
+    measure = "posterior mean at the target" if definition.environment is None else f"posterior {target.risk}"
+    why = f"best {measure} among {len(trials)} evaluated designs"
+    if not feasible.any():
+        feasible[:] = True
+        why += "; none of them is expected to satisfy the outcome constraints"
+    i = int(np.argmax(np.where(feasible, mean, -np.inf)))
+    means, sds = surrogate.objective.scale.backward(mean[i : i + 1], sd[i : i + 1])
+    return Best(trials[i], float(means[0]), float(sds[0]), why, _picked(definition, target, trials[i].params))
+
+
+def _picked(definition: Definition, target: Target, params: Params) -> Params:
+    """What is recommended: a configuration at the target fidelity, or a design without its environment."""
+    if definition.environment is not None:
+        return target.design(params)
+    moved = {**params, **target.space.fixed}
+    return {name: moved[name] for name in params}
+
+
+@one_blas_thread
+def recommend_at(knowledge: Knowledge) -> Best:
+    """The visited configuration of the best posterior mean where the choice is made (`Knowledge.at`).
+
+    Configurations that the model expects to break an outcome constraint there come only when no other is left. Raises
+    NotFound where nothing is completed there and there is no model, Conflict when there are several objectives.
+    """
+    goal, space = knowledge.definition.goal, knowledge.definition.space
+    if goal.several:
+        raise Conflict("there is no single best configuration for several objectives: ask for pareto_at(context)")
+    trials = measured(knowledge.trials, goal.objective.metric)
+    if knowledge.surrogate is None:
+        here = replace(knowledge, trials=tuple(t for t in trials if t.params.items() >= space.fixed.items()))
+        if not here.trials:
+            raise NotFound(f"no trial is completed in the context {space.fixed}, and there is no model yet")
+        return recommend(here)
+    trials, X = _moved(space, trials)
+    if not trials:
+        raise NotFound(f"no visited configuration satisfies the parameter constraints in the context {space.fixed}")
+    model = knowledge.surrogate.objective
+    means, sds = model.predict(X)
+    feasible = knowledge.surrogate.feasible(X)
+    why = f"best posterior mean in this context among {len(trials)} visited configurations; "
+    if not feasible.any():
+        feasible[:] = True
+        why = "no visited configuration is expected to satisfy the outcome constraints here; best posterior mean; "
+    i = int(np.argmax(np.where(feasible, goal.objective.sign * means, -np.inf)))
+    trial, params = trials[i], space.decode(X[i : i + 1])[0]
+    why += "measured here" if trial.params == params else f"not measured here but by trial {trial.number} elsewhere"
+    why += "; others that were never visited may be better"
+    return Best(trial, float(means[i]), float(sds[i]), why, params)
+
+
+def _moved(space: Space, trials: Sequence[Trial]) -> tuple[list[Trial], Float64[np.ndarray, "n d"]]:
+    """The configurations of trials where the choice is made, each once: by the trial that ran there, if any did."""
+    X = space.snap(space.encode([t.params for t in trials]))
+    possible = space.feasible(X)
+    here = np.array([t.params.items() >= space.fixed.items() for t in trials], dtype=bool)
+    first: dict[bytes, int] = {}
+    for i in np.argsort(~here, kind="stable"):
+        if possible[i]:
+            first.setdefault(bytes(np.round(X[i], 9) + 0.0), int(i))
+    chosen = sorted(first.values())
+    return [trials[i] for i in chosen], X[chosen]
 
 
 def _expected(knowledge: Knowledge, trial: Trial) -> tuple[float | None, float | None]:
@@ -78,6 +161,30 @@ def pareto(knowledge: Knowledge) -> list[Best]:
         X = knowledge.definition.space.encode([t.params for t in trials])
         Y = signs * np.column_stack([m.predict(X)[0] for m in surrogate.objectives])
         why = "no other trial has a better posterior mean in every objective"
+    return [Best(trials[i], *_expected(knowledge, trials[i]), why) for i in _front(Y)]
+
+
+@one_blas_thread
+def pareto_at(knowledge: Knowledge) -> list[Best]:
+    """The visited configurations that no other beats in every posterior mean where the choice is made."""
+    goal, space, surrogate = knowledge.definition.goal, knowledge.definition.space, knowledge.surrogate
+    if surrogate is None:
+        raise NotFound("there is no model yet: too few trials are completed")
+    metrics = {o.metric for o in goal.objectives}
+    trials, X = _moved(space, [t for t in knowledge.trials if metrics <= set(t.values)])
+    keep = surrogate.feasible(X)
+    trials, X = [t for t, ok in zip(trials, keep, strict=True) if ok], X[keep]
+    if not trials:
+        return []
+    predicted = [m.predict(X) for m in surrogate.objectives]
+    Y = np.column_stack([o.sign * mean for o, (mean, _) in zip(goal.objectives, predicted, strict=True)])
+    why = "no other visited configuration has a better posterior mean in every objective in this context"
+    params = space.decode(X)
+    (mean, sd) = predicted[0]
+    return [Best(trials[i], float(mean[i]), float(sd[i]), why, params[i]) for i in _front(Y)]
+
+
+def _front(Y: Float64[np.ndarray, "n m"]) -> Int64[np.ndarray, " f"]:
+    """Indices of the rows that no other beats in every column, best in the first column first."""
     front = np.flatnonzero(non_dominated(Y))
-    front = front[np.argsort(-Y[front, 0], kind="stable")]
-    return [Best(trials[i], *_expected(knowledge, trials[i]), why) for i in front]
+    return front[np.argsort(-Y[front, 0], kind="stable")]

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from jaxtyping import Float64
 
-from .decision import Advice, Budget, Cost, Stop, used
+from .context import check_context, check_names, refuse_without_context
+from .decision import Advice, Budget, Cost, Stop, counted
+from .environment import Environment
 from .errors import Conflict, InvalidInput, NotFound
-from .methods import AcquisitionChoice
+from .fidelity import Fidelity
+from .methods import METHODS, AcquisitionChoice
 from .model_choice import ModelChoice
 from .objective import Goal, Objective
 from .space import Params, Space
@@ -31,6 +34,10 @@ _KEYS = (
     "noise",
     "cost",
     "model",
+    "context",
+    "fidelity",
+    "environment",
+    "risk",
     "budget",
     "seed",
 )
@@ -38,16 +45,21 @@ _KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The recommended trial, what the model expects there (None without a model), and why it was chosen."""
+    """The recommended trial, what the model expects there (None without a model), and why it was chosen.
+
+    ``params`` is the trial's configuration; in a context that it did not run in, that configuration moved there; with
+    fidelities the same at the target; with an environment the design alone.
+    """
 
     trial: Trial
     mean: float | None
     sd: float | None
     why: str
+    moved: Params | None = None
 
     @property
     def params(self) -> Params:
-        return self.trial.params
+        return self.trial.params if self.moved is None else self.moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,10 @@ class Study:
     ``objective`` is "minimize", "maximize", ``{metric: direction}`` or an `Objective`. ``noise`` is "auto" (inferred),
     "none" (measurements are exact) or a known standard deviation. ``cost`` is what a trial costs in the objective's
     unit (a number, or a `Cost` per unit of a metric): the study then stops when no trial is expected to gain its cost.
-    ``model`` says how results are modelled (`ModelChoice`). The same seed and the same tells give the same asks.
+    ``model`` says how results are modelled (`ModelChoice`). ``context`` names parameters that are given with every ask
+    instead of chosen; all contexts are learned from together. ``fidelity`` names parameters that say how exactly a
+    trial measures (`Fidelity`), and ``environment`` ones that chance will set (`Environment`), over which ``risk`` is
+    "expectation", ``{"var": level}`` or ``{"cvar": level}``. The same seed and the same tells give the same asks.
 
     Raises InvalidInput naming the wrong field.
     """
@@ -80,22 +95,41 @@ class Study:
         noise: str | float = "auto",
         cost: Cost | float | Mapping[str, Any] | None = None,
         model: ModelChoice | Mapping[str, Any] | None = None,
+        context: Sequence[str] = (),
+        fidelity: Fidelity | Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        risk: str | Mapping[str, float] | None = None,
         seed: int | None = None,
     ) -> None:
         if not isinstance(space, Space):
             raise InvalidInput("space", "a Space", space)
         self.space = space
+        self.fidelity = Fidelity.of(fidelity)
+        self.environment = Environment.of(environment, risk)
         self.goal = Goal.of(objective, outcome_constraints, cost)
+        if self.fidelity is not None:
+            self.goal = replace(self.goal, cost_metric=self.fidelity.metric)
         if budget is not None and not isinstance(budget, Budget):
             raise InvalidInput("budget", "a Budget", budget)
         self.budget = budget or Budget()
         self.acquisition = AcquisitionChoice.of(acquisition)
         if self.goal.several:
             self._refuse_with_several()
-        if self.acquisition.needs_cost and self.goal.cost is None:
+        if self.acquisition.needs_cost and self.goal.cost is None and self.fidelity is None:
             raise InvalidInput("cost", f"a cost, because {self.acquisition.name} weighs gain against it", None)
         self.noise = _check_noise(noise)
         self.model = ModelChoice.of(model)
+        self.context = check_names(space, context)
+        if self.fidelity is not None:
+            self.fidelity = self.fidelity.check(space)
+            self._refuse_with_target("fidelity")
+        elif self.budget.cost is not None:
+            raise InvalidInput(
+                "budget.cost", "none, since there is no fidelity.cost that it could limit", self.budget.cost
+            )
+        if self.environment is not None:
+            self.environment = self.environment.check(space)
+            self._refuse_with_target("environment")
         self.seed = _check_seed(seed)
         if space.constraints:
             space.sample(1, np.random.default_rng(self.seed))  # refuses a space in which nothing is feasible
@@ -105,24 +139,28 @@ class Study:
     # --- ask and tell -------------------------------------------------------------------------------------------------
 
     @overload
-    def ask(self, count: None = None) -> Trial | Stop: ...
+    def ask(self, count: None = None, *, context: Mapping[str, Any] | None = None) -> Trial | Stop: ...
     @overload
-    def ask(self, count: int) -> list[Trial] | Stop: ...
-    def ask(self, count: int | None = None) -> Trial | list[Trial] | Stop:
+    def ask(self, count: int, *, context: Mapping[str, Any] | None = None) -> list[Trial] | Stop: ...
+    def ask(self, count: int | None = None, *, context: Mapping[str, Any] | None = None) -> Trial | list[Trial] | Stop:
         """The next trial, or with ``count`` up to that many chosen jointly; Stop when nothing more should be tried.
 
         Queued configurations (`enqueue`) come first. Fewer than ``count`` come when the budget or the space ends.
+        ``context`` gives the values of the study's contexts, all of them; only what is queued for them is handed out.
         """
+        given = check_context(self.space, self.context, context)
         wanted = 1 if count is None else _check_count(count)
-        left = self.budget.left(used(t for t in self._trials.values() if t.state is not TrialState.WAITING))
-        stop = self.budget.stop(used(t for t in self._trials.values() if t.state is not TrialState.WAITING))
+        spending = counted(t for t in self._trials.values() if t.state is not TrialState.WAITING)
+        left = self.budget.left(len(spending))
+        stop = self.budget.stop(len(spending), 0.0 if self.fidelity is None else self.fidelity.spent(spending))
         if stop is not None:
             return stop
         wanted = wanted if left is None else min(wanted, left)
-        queued = [t for t in self.trials if t.state is TrialState.WAITING][:wanted]
+        waiting = [t for t in self.trials if t.state is TrialState.WAITING]
+        queued = [t for t in waiting if all(t.params[name] == value for name, value in given.items())][:wanted]
         trials = [self._put(replace(t, state=TrialState.RUNNING)) for t in queued]
         if len(trials) < wanted:
-            answer = self.suggest(wanted - len(trials))
+            answer = self.suggest(wanted - len(trials), context=given)
             if isinstance(answer, Stop):
                 if not trials:
                     return answer
@@ -143,7 +181,7 @@ class Study:
         """
         current = self._get(trial)
         measurements = self.goal.check(result, stderr, gradient)
-        self._check_gradients(measurements)
+        self._check_gradients(current.params, measurements)
         if current.state is TrialState.COMPLETED:
             if current.final == measurements:
                 return current
@@ -188,9 +226,9 @@ class Study:
     ) -> Trial:
         """Record a finished trial from outside; it does not count against the budget."""
         measurements = self.goal.check(result, stderr, gradient)
-        self._check_gradients(measurements)
-        trial = Trial(self._next_number, self.space.check(params), TrialState.COMPLETED, measurements, Source("added"))
-        return self._put(trial)
+        checked = self.space.check(params)
+        self._check_gradients(checked, measurements)
+        return self._put(Trial(self._next_number, checked, TrialState.COMPLETED, measurements, Source("added")))
 
     # --- what was learned ---------------------------------------------------------------------------------------------
 
@@ -203,18 +241,37 @@ class Study:
     def best(self) -> Best:
         """The trial to use: with noise the one of the best posterior mean, otherwise the best observed.
 
-        Raises NotFound while no trial is completed, Conflict with several objectives (see `pareto`).
+        Raises NotFound while no trial is completed, Conflict with several objectives (see `pareto`) or contexts (see
+        `best_at`).
         """
         from .recommend import recommend
 
+        refuse_without_context(self.context, "best_at(context)")
         return recommend(self._learned())
+
+    def best_at(self, context: Mapping[str, Any]) -> Best:
+        """The configuration to use in a context: of all visited ones, in any context, that of the best posterior mean.
+
+        ``params`` is the configuration in this context, ``trial`` the one it was visited by. Raises NotFound while
+        nothing can be said about this context, Conflict with several objectives (see `pareto_at`).
+        """
+        from .recommend import recommend_at
+
+        return recommend_at(self._at(context))
 
     @property
     def pareto(self) -> list[Best]:
         """With several objectives: the completed trials that no other beats in all of them."""
         from .recommend import pareto
 
+        refuse_without_context(self.context, "pareto_at(context)")
         return pareto(self._learned())
+
+    def pareto_at(self, context: Mapping[str, Any]) -> list[Best]:
+        """With several objectives: the visited configurations that no other is expected to beat in all of them here."""
+        from .recommend import pareto_at
+
+        return pareto_at(self._at(context))
 
     @overload
     def predict(self, params: Mapping[str, Any]) -> Prediction: ...
@@ -235,7 +292,14 @@ class Study:
         """What one more trial is worth beside those that run, in the objective's unit, and whether it pays."""
         from .suggest import advise
 
+        refuse_without_context(self.context, "advice_at(context)")
         return advise(self._learned(), self._next_number)
+
+    def advice_at(self, context: Mapping[str, Any]) -> Advice:
+        """What one more trial in a context is worth there."""
+        from .suggest import advise
+
+        return advise(self._at(context), self._next_number)
 
     @property
     def diagnostics(self) -> Diagnostics:
@@ -249,16 +313,18 @@ class Study:
 
     # --- for whoever keeps the trials elsewhere -----------------------------------------------------------------------
 
-    def suggest(self, count: int = 1, *, first_number: int | None = None) -> list[Suggestion] | Stop:
+    def suggest(
+        self, count: int = 1, *, first_number: int | None = None, context: Mapping[str, Any] | None = None
+    ) -> list[Suggestion] | Stop:
         """``count`` configurations worth trying, without making trials of them and regardless of the budget.
 
         Chosen jointly, conditioned on every trial, the WAITING and RUNNING ones as pending. ``first_number`` is the
-        number that the first of them will get.
+        number that the first of them will get; ``context`` as in `ask`.
         """
         from .suggest import suggest
 
         number = self._next_number if first_number is None else first_number
-        return suggest(self._learned(), _check_count(count), number)
+        return suggest(self._at(context), _check_count(count), number)
 
     def load(self, trials: Iterable[Trial]) -> None:
         """Insert trials, or replace those of the same number."""
@@ -275,7 +341,10 @@ class Study:
             "noise": self.noise,
             "cost": None if self.goal.cost is None else self.goal.cost.to_json(),
             **({} if (model := self.model.to_json()) is None else {"model": model}),
-            "budget": {"trials": self.budget.trials},
+            **({"context": list(self.context)} if self.context else {}),
+            **({} if self.fidelity is None else {"fidelity": self.fidelity.to_json()}),
+            **({} if (e := self.environment) is None else {"environment": e.to_json(), "risk": e.risk.to_json()}),
+            "budget": self.budget.to_json(),
             "seed": self.seed,
         }
 
@@ -295,6 +364,10 @@ class Study:
             noise=definition.get("noise", "auto"),
             cost=definition.get("cost"),
             model=definition.get("model"),
+            context=definition.get("context") or (),
+            fidelity=definition.get("fidelity"),
+            environment=definition.get("environment"),
+            risk=definition.get("risk"),
             seed=definition.get("seed"),
         )
 
@@ -304,6 +377,25 @@ class Study:
             raise InvalidInput("cost", "none, with several objectives: there is no unit to weigh it in", self.goal.cost)
         if self.acquisition.name != "auto":
             raise InvalidInput("acquisition", "auto, with several objectives", self.acquisition.name)
+
+    def _refuse_with_target(self, field: str) -> None:
+        """What cannot be combined with values that count elsewhere than at their configurations."""
+        if self.goal.several:
+            raise InvalidInput(field, "none, with several objectives", field)
+        if self.goal.cost is not None:
+            expected = "none, with a cost in the objective's unit" + (
+                ": fidelity.cost has a unit of its own" * (field == "fidelity")
+            )
+            raise InvalidInput(field, expected, self.goal.cost.to_json())
+        if self.context:
+            raise InvalidInput(field, "none, with contexts", list(self.context))
+        if not self.acquisition.knows_target:
+            known = ["auto", *(name for name, method in METHODS.items() if method.knows_target)]
+            raise InvalidInput("acquisition", f"with {field} one of {known}", self.acquisition.name)
+        if field == "environment" and self.fidelity is not None:
+            raise InvalidInput(field, "none, with a fidelity", field)
+        if field == "environment" and self.goal.outcome_constraints:
+            raise InvalidInput(field, "none, with outcome constraints", field)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -318,6 +410,8 @@ class Study:
             self.noise,  # type: ignore[arg-type]
             self.seed,
             model=self.model,
+            fidelity=self.fidelity,
+            environment=self.environment,
         )
 
     def _learned(self) -> Knowledge:
@@ -325,6 +419,11 @@ class Study:
 
         self._knowledge = learn(self._definition, self.trials, self._knowledge)
         return self._knowledge
+
+    def _at(self, context: Mapping[str, Any] | None) -> Knowledge:
+        """What is known, for choosing in a context (of a study without contexts: anywhere)."""
+        given = check_context(self.space, self.context, context)
+        return self._learned().at(given) if given else self._learned()
 
     @property
     def _next_number(self) -> int:
@@ -351,13 +450,9 @@ class Study:
         self._must_be_open(current)
         return self._put(replace(current, state=state, reason=reason))
 
-    def _check_gradients(self, measurements: Sequence[Measurement]) -> None:
+    def _check_gradients(self, params: Params, measurements: Sequence[Measurement]) -> None:
         for i, m in enumerate(measurements):
-            for name in m.gradient or {}:
-                if name not in self.space.parameters:
-                    raise InvalidInput(
-                        f"measurements.{i}.gradient.{name}", f"one of {list(self.space.parameters)}", name
-                    )
+            self.space.check_slopes(params, m.gradient or {}, f"measurements.{i}.gradient")
 
 
 def _check_count(count: int) -> int:
