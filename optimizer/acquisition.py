@@ -235,7 +235,9 @@ def posterior_with_gradient(gp: GaussianProcess, X: Batch) -> tuple[Values, Valu
     return gp.hyperparameters.mean + cross.k @ gp.alpha, sd, d_mean, d_sd
 
 
-def _values_and_slopes(gp: GaussianProcess, base: Float64[np.ndarray, "b d"]) -> tuple[Sites, Values, Values]:
+def _values_and_slopes(
+    gp: GaussianProcess, base: Float64[np.ndarray, "b d"]
+) -> tuple[Sites, Float64[np.ndarray, " p"], Float64[np.ndarray, " t"]]:
     """The values at ``base`` and then the derivatives observed anywhere, as sites; those derivatives; the noise in all.
 
     Given the values, what was observed of them tells nothing more.

@@ -12,8 +12,8 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 
 from .knowledge import Knowledge
+from .metric_model import MetricModel
 from .space import Space
-from .surrogate import MetricModel
 from .threads import one_blas_thread
 
 Values = Float64[np.ndarray, " n"]

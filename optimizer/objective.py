@@ -218,6 +218,9 @@ class Goal:
         return None if None in slacks else True
 
 
+NORMAL_QUARTILES = 1.3489795003921634  # interquartile range of a standard normal variable
+
+
 @dataclass(frozen=True, slots=True)
 class Scale:
     """The map between a metric's unit and the standardised y of the models, where larger is better.
@@ -248,6 +251,13 @@ class Scale:
         size = float(np.abs(s).max()) or 1.0  # squares of what remains neither overflow nor vanish
         spread = float(np.std(s / size))
         return cls(sign, size * float(np.mean(s / size)), size * spread if spread > 1e-12 else 1.0, limit)
+
+    @classmethod
+    def robust(cls, values: Floats, sign: float) -> Scale:
+        """A linear scale by the median and the interquartile range, which single values far away do not move."""
+        low, centre, high = (float(q) for q in np.percentile(sign * values, [25.0, 50.0, 75.0]))
+        spread = (high - low) / NORMAL_QUARTILES
+        return cls(sign, centre, spread) if 1e-12 * abs(centre) < spread < math.inf else cls.of(values, sign)
 
     def forward(self, values: Floats) -> Floats:
         """Standardised y of values on the good side of the limit."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from .metric_model import MetricModel
 from .objective import Objective
-from .surrogate import MetricModel
 
 Front = Float64[np.ndarray, "n m"]
 

@@ -348,6 +348,30 @@ class Space:
                 )
         return {name: result[name] for name in self.parameters if name in result}
 
+    def check_slopes(self, params: Params, gradient: Mapping[str, float], field: str = "gradient") -> None:
+        """Refuses partial derivatives in what is no number, or not active in this configuration (InvalidInput)."""
+        names = [n for n, p in self.parameters.items() if isinstance(p, Float | Int) and n in params]
+        problems = [
+            Problem(f"{field}.{name}", f"a derivative in one of the active numbers {names}", value)
+            for name, value in gradient.items()
+            if name not in names
+        ]
+        if problems:
+            raise InvalidInput.of(problems)
+
+    def slopes(self, params: Params, gradient: Mapping[str, float]) -> Float64[np.ndarray, " d"]:
+        """Partial derivatives by parameter as those in the columns of the cube; NaN where none is given.
+
+        A whole number counts as the real number it is.
+        """
+        row = np.full(self.dimension, np.nan)
+        for name, slope in gradient.items():
+            p = self.parameters[name]
+            assert isinstance(p, Float | Int)
+            stretch = params[name] * math.log(p.high / p.low) if p.log else p.high - p.low
+            row[self._slices[name]] = slope * stretch
+        return row
+
     # --- many configurations ------------------------------------------------------------------------------------------
 
     def sample(self, n: int, rng: np.random.Generator) -> Cube:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suffice.optimizer import Budget, Conflict, Float, InvalidInput, Objective, Space, Stop, Study
+from suffice.optimizer.metric_model import MetricModel
 from suffice.optimizer.models import Data, GaussianProcess, Hyperparameters
 from suffice.optimizer.objective import Scale
 from suffice.optimizer.pareto import non_dominated, reference_point
-from suffice.optimizer.surrogate import MetricModel
 
 SPACE = Space(x=Float(0, 1), y=Float(0, 1))
 TWO = {"cost": "minimize", "quality": "maximize"}

@@ -1,0 +1,105 @@
+"""Results that the others contradict: found one after another, and given a noise variance of their own.
+
+Relevance pursuit (Ament, Santorella, Eriksson, Letham, Balandat and Bakshy 2024): value i has the noise variance
+noise + rho_i, most rho being 0. For one of them, all else as it is, the marginal likelihood is largest in closed form:
+with the residual r and the variance v of value i given all others, at rho_i = max(r^2 - (v - rho_i), 0), and the gain
+over rho_i = 0 is [s - 1 - log s] / 2 with s = r^2 / v. Values are set aside greedily by that gain, as long as it is
+above what the prior odds take: before any data, each value is an outlier with probability RARE.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float64
+
+from .fitting import Fit, Prior, fit
+from .models import Data, FitError, GaussianProcess, Hyperparameters, potri
+
+RARE = 0.05  # prior probability that a value is an outlier
+PENALTY = math.log((1.0 - RARE) / RARE)  # nats by which setting a value aside has to raise the density
+LARGEST_SHARE = 0.25  # of the values that may be outliers
+PATIENCE = 3  # further values tried after the best number of them so far
+
+Vector = Float64[np.ndarray, " n"]
+
+
+def set_aside(data: Data, h: Hyperparameters) -> Vector | None:
+    """The noise variances rho that outliers add, 0 for all other values (None: there are none), with h as it is."""
+    try:
+        pursuit = _Pursuit(data, h)
+    except FitError:
+        return None
+    for _ in range(_most(data)):
+        gain, i = pursuit.candidate()
+        if gain <= PENALTY:
+            break
+        pursuit.add(i)
+    return pursuit.rho if pursuit.rho.any() else None
+
+
+def fit_with_outliers(data: Data, prior: Prior, plain: Fit) -> Fit:
+    """The most probable hyperparameters when values may be set aside, starting from those when none is.
+
+    One value after another gets a variance of its own, the likeliest first, and the hyperparameters are fitted again;
+    the number of outliers is the likeliest one. The loss of a fit with outliers includes what their prior odds take.
+    """
+    best, current = plain, plain
+    rho = np.zeros(len(data.y))
+    since = 0
+    for count in range(1, _most(data) + 1):
+        try:
+            pursuit = _Pursuit(replace(data, extra=rho), current.hyperparameters)
+            pursuit.add(pursuit.candidate()[1])
+            rho = pursuit.rho
+            current = fit(replace(data, extra=rho), prior, noise=None, starts=[current.hyperparameters])
+        except FitError:
+            break
+        current = replace(current, loss=current.loss + count * PENALTY)
+        since += 1
+        if current.loss < best.loss:
+            best, since = current, 0
+        if since == PATIENCE:
+            break
+    return best
+
+
+def _most(data: Data) -> int:
+    return int(LARGEST_SHARE * len(data.y))
+
+
+class _Pursuit:
+    """The marginal likelihood as a function of rho alone."""
+
+    def __init__(self, data: Data, h: Hyperparameters) -> None:
+        gp = GaussianProcess(data, h)
+        inverse, _ = potri(gp.L, lower=1)
+        self._P = np.tril(inverse) + np.tril(inverse, -1).T  # K^-1
+        self._alpha, self._n = gp.alpha.copy(), len(data.y)
+        self.rho = np.zeros(self._n) if data.extra is None else data.extra.copy()
+
+    def candidate(self) -> tuple[float, int]:
+        """The value not set aside yet whose own variance would raise the log density most, and by how much."""
+        s = (self._alpha**2 / np.diag(self._P))[: self._n]  # r = alpha / P_ii, v = 1 / P_ii
+        s = np.where(self.rho > 0.0, 1.0, np.maximum(s, 1.0))
+        gain = 0.5 * (s - 1.0 - np.log(s))
+        i = int(np.argmax(gain))
+        return float(gain[i]), i
+
+    def add(self, i: int) -> None:
+        """Give value i its likeliest variance, then go once more through all that have one."""
+        self._improve(i)
+        for j in np.flatnonzero(self.rho):
+            self._improve(int(j))
+
+    def _improve(self, i: int) -> None:
+        v = 1.0 / self._P[i, i]
+        r = self._alpha[i] * v
+        change = max(r * r - v, -self.rho[i])
+        column = self._P[:, i].copy()
+        share = change / (1.0 + change * self._P[i, i])
+        self._alpha -= share * column * self._alpha[i]  # the mean stays as it is
+        self._P -= share * np.outer(column, column)
+        self.rho[i] = max(self.rho[i] + change, 0.0)
