@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from . import trust_region
 from .acquisition import Acquisition, LogFeasibility, Situation, Sum
 from .hypervolume import DRAWS, HypervolumeImprovement
 from .knowledge import Definition
 from .methods import METHODS
+from .metric_model import MetricModel
 from .pareto import non_dominated, reference_point
-from .search import Found
+from .search import Box, Found
 from .space import Space
-from .surrogate import MetricModel, Surrogate
-from .trial import Source
+from .surrogate import Surrogate
+from .target import Averaged, Target
+from .trial import Source, Trial
 
 INCUMBENTS = 16  # base points whose neighbourhoods are searched
 MOVED = 64  # configurations visited elsewhere that may be the best here, too: the most promising ones
@@ -28,7 +32,8 @@ Pending = Float64[np.ndarray, "p d"]
 class Choice:
     """An acquisition that was chosen, and why; its search starts from ``incumbents`` too.
 
-    ``gain``: exp of its value is a gain in standardised units, above ``best``.
+    ``gain``: exp of its value is a gain in standardised units, above ``best``. ``box``: the part of the cube in which
+    it is searched (None: everywhere).
     """
 
     acquisition: Acquisition
@@ -37,10 +42,14 @@ class Choice:
     incumbents: Float64[np.ndarray, "i d"]
     gain: bool
     best: float
+    box: Box | None = None
+    per_cost: bool = False  # the gain is one per unit of cost
 
 
-def choose(definition: Definition, surrogate: Surrogate, pending: Pending, seed: int) -> Choice:
-    """The acquisition for the next trial, given what was learned and what is pending."""
+def choose(
+    definition: Definition, surrogate: Surrogate, pending: Pending, seed: int, trials: Sequence[Trial] = ()
+) -> Choice:
+    """The acquisition for the next trial, given what was learned and what is pending; trust regions follow ``trials``."""
     s, mean = _situation(definition, surrogate, pending, seed)
     incumbents = _incumbents(s, mean)
     if not s.attainable.any():
@@ -54,7 +63,24 @@ def choose(definition: Definition, surrogate: Surrogate, pending: Pending, seed:
     acquisition = method.build(s, definition.acquisition.options)
     if s.feasibility is not None and not method.knows_feasibility:
         acquisition = Sum(acquisition, s.feasibility)
-    return Choice(acquisition, name, why, incumbents, method.gain, float(mean[s.attainable].max()))
+    best = float(mean[s.attainable].max())
+    chosen = Choice(acquisition, name, why, incumbents, method.gain, best, per_cost=method.per_cost)
+    return chosen if name != trust_region.NAME else _bounded(chosen, definition, surrogate, s, trials)
+
+
+def _bounded(
+    chosen: Choice, definition: Definition, surrogate: Surrogate, s: Situation, trials: Sequence[Trial]
+) -> Choice:
+    """The choice kept to the trust region; a region that starts again first follows functions drawn from the model."""
+    rule = trust_region.Rule(**METHODS[trust_region.NAME].filled(definition.acquisition.options))
+    region = trust_region.locate(s, surrogate, trials, definition.goal, rule, definition.design_size)
+    if region.centre is None:
+        drawn = METHODS["thompson"].build(s, {})
+        acquisition = drawn if s.feasibility is None else Sum(drawn, s.feasibility)
+        why = f"{chosen.why}; a new beginning, where a function drawn from the posterior is best ({region.state})"
+        return replace(chosen, acquisition=acquisition, gain=False, why=why)
+    incumbents = np.concatenate([region.centre[None], chosen.incumbents])
+    return replace(chosen, incumbents=incumbents, box=region.box, why=f"{chosen.why}; {region.state}")
 
 
 def _choose_volume(definition: Definition, surrogate: Surrogate, s: Situation) -> Choice:
@@ -83,10 +109,12 @@ def choose_improvement(definition: Definition, surrogate: Surrogate, pending: Pe
         return None
     name = "noisy_expected_improvement" if s.noisy or s.moved else "expected_improvement"
     name = name if s.cost is None else "expected_improvement_per_cost"
+    name = name if s.target is None else _knowledge_gradient(s.target)
     acquisition = METHODS[name].build(s, {})
     if s.feasibility is not None:
         acquisition = Sum(acquisition, s.feasibility)
-    return Choice(acquisition, name, "", _incumbents(s, mean), s.cost is None, float(mean[s.attainable].max()))
+    gain = s.cost is None or s.target is not None
+    return Choice(acquisition, name, "", _incumbents(s, mean), gain, float(mean[s.attainable].max()))
 
 
 def _situation(
@@ -96,6 +124,8 @@ def _situation(
     model = surrogate.objective
     observed = np.unique(model.gp.data.X, axis=0)
     base = np.concatenate([observed, pending[~_repeated(pending, observed)]])
+    if definition.target is not None:
+        return _situation_at(definition.target, definition, surrogate, base, pending, seed)
     moved = _moved(definition.space, surrogate, base)
     base = np.concatenate([base, moved])
     feasibility = LogFeasibility(list(surrogate.feasibility)) if surrogate.feasibility else None
@@ -112,6 +142,32 @@ def _situation(
         len(moved) > 0,
     )
     return situation, model.gp.posterior(base)[0]
+
+
+def _situation_at(
+    target: Target,
+    definition: Definition,
+    surrogate: Surrogate,
+    base: Float64[np.ndarray, "b d"],
+    pending: Pending,
+    seed: int,
+) -> tuple[Situation, Float64[np.ndarray, " b"]]:
+    """The same where values count elsewhere: designs are attainable, feasible and good or not where they count."""
+    gp = surrogate.objective.gp
+    log = LogFeasibility(list(surrogate.feasibility)) if surrogate.feasibility else None
+    situation = Situation(
+        gp,
+        base,
+        surrogate.feasible(target.rows(base)).reshape(-1, len(base)).all(0),
+        pending,
+        surrogate.objective.noisy,
+        definition.space,
+        seed,
+        surrogate.cost,
+        None if log is None else Averaged(target, log),
+        target=target,
+    )
+    return situation, target.posterior(gp, base)[0]
 
 
 def _moved(space: Space, surrogate: Surrogate, base: Float64[np.ndarray, "b d"]) -> Float64[np.ndarray, "_ d"]:
@@ -147,6 +203,8 @@ def _incumbents(s: Situation, mean: Float64[np.ndarray, " b"]) -> Float64[np.nda
 def _method(definition: Definition, s: Situation) -> tuple[str, str]:
     if definition.acquisition.name != "auto":
         return definition.acquisition.name, "chosen by the study"
+    if s.target is not None:
+        return _method_at(s.target, s)
     pending = "1 trial is pending" if len(s.pending) == 1 else f"{len(s.pending)} trials are pending"
     if s.cost is not None and s.noisy:
         return "expected_improvement_per_cost", "trials have a cost and measurements are noisy"
@@ -159,6 +217,20 @@ def _method(definition: Definition, s: Situation) -> tuple[str, str]:
     if s.moved:
         return "noisy_expected_improvement", MOVED_WHY
     return "expected_improvement", "measurements are exact and nothing is pending"
+
+
+def _method_at(target: Target, s: Situation) -> tuple[str, str]:
+    names = ", ".join(target.names)
+    if s.cost is not None:
+        return (
+            "knowledge_gradient_per_cost",
+            f"the objective counts at the target of {names}; trials elsewhere tell of it",
+        )
+    return _knowledge_gradient(target), f"what counts is the {target.risk} over {names}"
+
+
+def _knowledge_gradient(target: Target) -> str:
+    return "knowledge_gradient" if target.risk.linear else "risk_knowledge_gradient"
 
 
 def _repeated(rows: Float64[np.ndarray, "p d"], known: Float64[np.ndarray, "b d"]) -> np.ndarray:
@@ -185,6 +257,9 @@ def source(surrogate: Surrogate, chosen: Choice, found: Found, pending: int) -> 
     model = surrogate.objective
     mean, sd = model.predict(found.x[None])
     cost = None if surrogate.cost is None else float(surrogate.cost.mean(found.x[None])[0]) * model.scale.spread
+    gain = gain_in_unit(model, chosen, found) if chosen.gain else None
+    if gain is not None and cost is not None and chosen.per_cost:
+        gain *= cost / model.scale.spread
     return Source(
         method=chosen.method,
         why=chosen.why,
@@ -193,6 +268,6 @@ def source(surrogate: Surrogate, chosen: Choice, found: Found, pending: int) -> 
         fallbacks=surrogate.fallbacks,
         mean=float(mean[0]),
         sd=float(sd[0]),
-        gain=gain_in_unit(model, chosen, found) if chosen.gain else None,
+        gain=gain,
         cost=cost,
     )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+from .environment import Environment
+from .fidelity import Fidelity
 from .fitting import Prior
 from .methods import AcquisitionChoice
 from .model_choice import ModelChoice
 from .models import FitError
 from .objective import Goal
+from .results import Noise, measured
 from .search import Exclusion
 from .space import Params, Space
-from .surrogate import Noise, Surrogate, fit_surrogate, measured
+from .surrogate import Surrogate, fit_surrogate
+from .target import Target
 from .threads import one_blas_thread
 from .trial import Trial, TrialState
 
@@ -27,6 +32,19 @@ class Definition:
     noise: Noise
     seed: int
     model: ModelChoice = field(default_factory=ModelChoice)
+    fidelity: Fidelity | None = None
+    environment: Environment | None = None
+
+    @cached_property
+    def target(self) -> Target | None:
+        """Where the value of a configuration counts; None: at the configuration itself."""
+        where = self.fidelity or self.environment
+        return None if where is None else where.at(self.space)
+
+    @property
+    def prior(self) -> Prior:
+        """The prior of the models' hyperparameters."""
+        return Prior(sparse=self.model.prior == "sparse")
 
     @property
     def design_size(self) -> int:
@@ -81,7 +99,16 @@ def learn(definition: Definition, trials: Sequence[Trial], earlier: Knowledge | 
     if bare.results < bare.needed:
         return bare
     try:
-        surrogate = fit_surrogate(definition.space, definition.goal, definition.noise, trials, Prior())
+        surrogate = fit_surrogate(
+            definition.space,
+            definition.goal,
+            definition.noise,
+            trials,
+            definition.prior,
+            fidelity=definition.fidelity,
+            linear=definition.environment is not None,  # expected values are of the measured values themselves
+            choice=definition.model,
+        )
     except FitError:
         return Knowledge(
             definition, bare.trials, None, ("wider noise", "hyperparameters from the priors", "quasi-random")

@@ -45,9 +45,13 @@ class Method:
 
     def build(self, situation: Situation, options: Mapping[str, float]) -> Acquisition:
         module, function = self.builder.split(":")
-        filled = {name: options.get(name, option.default) for name, option in self.options.items()}
-        acquisition: Acquisition = getattr(import_module(f".{module}", __package__), function)(situation, **filled)
+        builder = getattr(import_module(f".{module}", __package__), function)
+        acquisition: Acquisition = builder(situation, **self.filled(options))
         return acquisition
+
+    def filled(self, options: Mapping[str, float]) -> dict[str, Any]:
+        """Every option with its value: given, or the default."""
+        return {name: options.get(name, option.default) for name, option in self.options.items()}
 
 
 METHODS: dict[str, Method] = {
@@ -85,6 +89,18 @@ METHODS: dict[str, Method] = {
         "bounds:upper_confidence_bound",
         gain=False,
         options={"beta": Option(4.0, 0.0, 1e4)},
+    ),
+    "trust_region": Method(
+        "the (noisy) expected improvement inside a box around the best, which grows with success and shrinks without",
+        "trust_region:trust_region",
+        gain=True,
+        options={
+            "length": Option(0.8, 1e-3, 2.0),
+            "shortest": Option(2.0**-7, 1e-9, 1.0),
+            "longest": Option(1.6, 1e-3, 2.0),
+            "successes": Option(3, 1, 10_000, whole=True),
+            "failures": Option(20, 1, 10_000, whole=True),
+        },
     ),
     "thompson": Method(
         "a function drawn from the posterior, a new one for every suggestion",

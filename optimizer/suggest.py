@@ -53,10 +53,10 @@ def _with_model(knowledge: Knowledge, taken: Sequence[Params], rng: np.random.Ge
         return None
     space = definition.space
     try:
-        chosen = choose(definition, surrogate, space.encode(taken), int(rng.integers(2**31)))
+        chosen = choose(definition, surrogate, space.encode(taken), int(rng.integers(2**31)), knowledge.trials)
     except FitError:
         return None
-    found = maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken))
+    found = maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken), chosen.box)
     if found is None:
         return None
     return Suggestion(space.decode(found.x[None])[0], source(surrogate, chosen, found, len(taken)))
@@ -87,9 +87,10 @@ def _advise(knowledge: Knowledge, taken: Sequence[Params], number: int) -> Advic
     if found is None:
         return Advice(False, 0.0, None, None, "every configuration of the space has been tried")
     params = space.decode(found.x[None])[0]
-    if surrogate.cost is None:
+    if definition.goal.cost is None or surrogate.cost is None:
         gain = gain_in_unit(surrogate.objective, chosen, found)
-        return Advice(None, gain, None, params, f"one more trial is expected to gain {gain:.3g}; trials have no cost")
+        cost_free = "trials have no cost" if surrogate.cost is None else "what trials cost has no price in that unit"
+        return Advice(None, gain, None, params, f"one more trial is expected to gain {gain:.3g}; {cost_free}")
     cost = float(surrogate.cost.mean(found.x[None])[0]) * spread
     gain = math.exp(found.value) * cost
     pays = gain > cost
