@@ -131,9 +131,9 @@ class TypePrior:
 
     def __post_init__(self) -> None:
         for field, found, grid in (("theta", self.theta, THETAS), ("alpha", self.alpha, ALPHAS)):
-            ok = len(found) == len(grid) and min(found) >= 0 and abs(sum(found) - 1.0) < 1e-9
+            ok = len(found) == len(grid) and min(found) > 0 and abs(sum(found) - 1.0) < 1e-9
             if not ok:
-                raise InvalidInput(f"prior.{field}", f"{len(grid)} probabilities that sum to 1", found)
+                raise InvalidInput(f"prior.{field}", f"{len(grid)} positive probabilities that sum to 1", found)
 
 
 FLAT = TypePrior()

@@ -26,12 +26,12 @@ class Frontier:
         """The upper concave hull of points, up to the most accurate one."""
         order = np.lexsort((-accuracy, cost))
         corners: list[tuple[float, float]] = []
-        for c, a in zip(cost[order], accuracy[order], strict=True):
+        for c, a in zip(cost[order].tolist(), accuracy[order].tolist(), strict=True):
             if corners and a <= corners[-1][1]:
                 continue
             while len(corners) > 1 and _turns_left(corners[-2], corners[-1], (c, a)):
                 corners.pop()
-            corners.append((float(c), float(a)))
+            corners.append((c, a))
         points = np.array(corners)
         return cls(points[:, 0], points[:, 1])
 

@@ -29,7 +29,7 @@ EXACT = 20  # answers up to which all partitions are solved
 HORIZON = 64  # the largest cap with a table of its own; beyond, states are shrunk to SHRUNK answers
 SHRUNK = 32
 BRANCHES = 12  # states that are looked at to draw several answers at once
-PRICES = np.concatenate([[0.0], np.geomspace(1e-6, 0.6, 33)])
+PRICES = np.concatenate([[0.0], np.geomspace(1e-6, 1e-3, 10), np.geomspace(1.25e-3, 0.6, 28)])
 
 Votes = tuple[int, ...]  # in falling order
 Row = Float64[np.ndarray, " l"]
