@@ -49,7 +49,7 @@ class Choice:
 def choose(
     definition: Definition, surrogate: Surrogate, pending: Pending, seed: int, trials: Sequence[Trial] = ()
 ) -> Choice:
-    """The acquisition for the next trial, given what was learned and what is pending; trust regions follow ``trials``."""
+    """The acquisition for the next trial, given what was learned; trust regions follow ``trials``."""
     s, mean = _situation(definition, surrogate, pending, seed)
     incumbents = _incumbents(s, mean)
     if not s.attainable.any():
@@ -158,7 +158,7 @@ def _situation_at(
     situation = Situation(
         gp,
         base,
-        surrogate.feasible(target.rows(base)).reshape(-1, len(base)).all(0),
+        target.everywhere(surrogate.feasible(target.rows(base))),
         pending,
         surrogate.objective.noisy,
         definition.space,

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from .diagnostics import explained
 from .errors import Conflict, NotFound
 from .knowledge import Definition, Knowledge
-from .pareto import non_dominated
 from .results import measured
 from .space import Params, Space
 from .study import Best
 from .target import Target
 from .threads import one_blas_thread
-from .trial import Trial, TrialState
+from .trial import Trial
 
 
 @one_blas_thread
@@ -62,9 +61,9 @@ def _recommend_design(knowledge: Knowledge, target: Target, trials: Sequence[Tri
         trial = max(trials, key=lambda t: goal.objective.sign * t.values[goal.objective.metric])
         why = f"best observed value, whatever {', '.join(target.names)} (there is no model yet)"
         return Best(trial, None, None, why, _picked(definition, target, trial.params))
-    trials, X = _moved(target.space, trials)
+    trials, X = moved(target.space, trials)
     mean, sd = target.posterior(surrogate.objective.gp, X)
-    feasible = surrogate.feasible(target.rows(X)).reshape(-1, len(X)).all(0)
+    feasible = target.everywhere(surrogate.feasible(target.rows(X)))
     measure = "posterior mean at the target" if definition.environment is None else f"posterior {target.risk}"
     why = f"best {measure} among {len(trials)} evaluated designs"
     if not feasible.any():
@@ -99,7 +98,7 @@ def recommend_at(knowledge: Knowledge) -> Best:
         if not here.trials:
             raise NotFound(f"no trial is completed in the context {space.fixed}, and there is no model yet")
         return recommend(here)
-    trials, X = _moved(space, trials)
+    trials, X = moved(space, trials)
     if not trials:
         raise NotFound(f"no visited configuration satisfies the parameter constraints in the context {space.fixed}")
     model = knowledge.surrogate.objective
@@ -116,7 +115,7 @@ def recommend_at(knowledge: Knowledge) -> Best:
     return Best(trial, float(means[i]), float(sds[i]), why, params)
 
 
-def _moved(space: Space, trials: Sequence[Trial]) -> tuple[list[Trial], Float64[np.ndarray, "n d"]]:
+def moved(space: Space, trials: Sequence[Trial]) -> tuple[list[Trial], Float64[np.ndarray, "n d"]]:
     """The configurations of trials where the choice is made, each once: by the trial that ran there, if any did."""
     X = space.snap(space.encode([t.params for t in trials]))
     possible = space.feasible(X)
@@ -140,51 +139,3 @@ def _violation(knowledge: Knowledge, trial: Trial) -> float:
     values = trial.values
     slacks = [c.slack(values[c.metric]) for c in knowledge.definition.goal.outcome_constraints if c.metric in values]
     return -min(slacks)
-
-
-def pareto(knowledge: Knowledge) -> list[Best]:
-    """The completed trials that no other beats in every objective, best in the first objective first.
-
-    With noise they are compared by posterior means. Trials that break an outcome constraint do not take part. ``mean``
-    and ``sd`` are those of the first objective.
-    """
-    goal, surrogate = knowledge.definition.goal, knowledge.surrogate
-    metrics = [o.metric for o in goal.objectives]
-    trials = [t for t in knowledge.trials if t.state is TrialState.COMPLETED and set(metrics) <= set(t.values)]
-    trials = [t for t in trials if goal.satisfied(t.values) is not False]
-    if not trials:
-        return []
-    signs = np.array([o.sign for o in goal.objectives])
-    Y = signs * np.array([[t.values[m] for m in metrics] for t in trials])
-    why = "no other trial is better in every objective"
-    if surrogate is not None and surrogate.noisy:
-        X = knowledge.definition.space.encode([t.params for t in trials])
-        Y = signs * np.column_stack([m.predict(X)[0] for m in surrogate.objectives])
-        why = "no other trial has a better posterior mean in every objective"
-    return [Best(trials[i], *_expected(knowledge, trials[i]), why) for i in _front(Y)]
-
-
-@one_blas_thread
-def pareto_at(knowledge: Knowledge) -> list[Best]:
-    """The visited configurations that no other beats in every posterior mean where the choice is made."""
-    goal, space, surrogate = knowledge.definition.goal, knowledge.definition.space, knowledge.surrogate
-    if surrogate is None:
-        raise NotFound("there is no model yet: too few trials are completed")
-    metrics = {o.metric for o in goal.objectives}
-    trials, X = _moved(space, [t for t in knowledge.trials if metrics <= set(t.values)])
-    keep = surrogate.feasible(X)
-    trials, X = [t for t, ok in zip(trials, keep, strict=True) if ok], X[keep]
-    if not trials:
-        return []
-    predicted = [m.predict(X) for m in surrogate.objectives]
-    Y = np.column_stack([o.sign * mean for o, (mean, _) in zip(goal.objectives, predicted, strict=True)])
-    why = "no other visited configuration has a better posterior mean in every objective in this context"
-    params = space.decode(X)
-    (mean, sd) = predicted[0]
-    return [Best(trials[i], float(mean[i]), float(sd[i]), why, params[i]) for i in _front(Y)]
-
-
-def _front(Y: Float64[np.ndarray, "n m"]) -> Int64[np.ndarray, " f"]:
-    """Indices of the rows that no other beats in every column, best in the first column first."""
-    front = np.flatnonzero(non_dominated(Y))
-    return front[np.argsort(-Y[front, 0], kind="stable")]

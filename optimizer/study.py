@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Float64
 
+from .conservative import Conservative
 from .context import check_context, check_names, refuse_without_context
 from .decision import Advice, Budget, Cost, Stop, counted
 from .environment import Environment
@@ -37,6 +38,7 @@ _KEYS = (
     "context",
     "fidelity",
     "environment",
+    "conservative",
     "risk",
     "budget",
     "seed",
@@ -48,7 +50,8 @@ class Best:
     """The recommended trial, what the model expects there (None without a model), and why it was chosen.
 
     ``params`` is the trial's configuration; in a context that it did not run in, that configuration moved there; with
-    fidelities the same at the target; with an environment the design alone.
+    fidelities the same at the target; with an environment the design alone. On a Pareto front ``expected`` has mean and
+    standard deviation per objective, and ``probability`` is the chance that no other trial really dominates this one.
     """
 
     trial: Trial
@@ -56,6 +59,8 @@ class Best:
     sd: float | None
     why: str
     moved: Params | None = None
+    expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    probability: float | None = None
 
     @property
     def params(self) -> Params:
@@ -79,7 +84,8 @@ class Study:
     ``model`` says how results are modelled (`ModelChoice`). ``context`` names parameters that are given with every ask
     instead of chosen; all contexts are learned from together. ``fidelity`` names parameters that say how exactly a
     trial measures (`Fidelity`), and ``environment`` ones that chance will set (`Environment`), over which ``risk`` is
-    "expectation", ``{"var": level}`` or ``{"cvar": level}``. The same seed and the same tells give the same asks.
+    "expectation", ``{"var": level}`` or ``{"cvar": level}``. ``conservative`` names a baseline that the study as a
+    whole must not fall behind (`Conservative`). The same seed and the same tells give the same asks.
 
     Raises InvalidInput naming the wrong field.
     """
@@ -99,6 +105,7 @@ class Study:
         fidelity: Fidelity | Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         risk: str | Mapping[str, float] | None = None,
+        conservative: Conservative | Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
         if not isinstance(space, Space):
@@ -130,6 +137,10 @@ class Study:
         if self.environment is not None:
             self.environment = self.environment.check(space)
             self._refuse_with_target("environment")
+        self.conservative = Conservative.of(conservative)
+        if self.conservative is not None:
+            self._refuse_with_conservative()
+            self.conservative = self.conservative.check(space)
         self.seed = _check_seed(seed)
         if space.constraints:
             space.sample(1, np.random.default_rng(self.seed))  # refuses a space in which nothing is feasible
@@ -262,14 +273,14 @@ class Study:
     @property
     def pareto(self) -> list[Best]:
         """With several objectives: the completed trials that no other beats in all of them."""
-        from .recommend import pareto
+        from .front import pareto
 
         refuse_without_context(self.context, "pareto_at(context)")
         return pareto(self._learned())
 
     def pareto_at(self, context: Mapping[str, Any]) -> list[Best]:
         """With several objectives: the visited configurations that no other is expected to beat in all of them here."""
-        from .recommend import pareto_at
+        from .front import pareto_at
 
         return pareto_at(self._at(context))
 
@@ -344,6 +355,7 @@ class Study:
             **({"context": list(self.context)} if self.context else {}),
             **({} if self.fidelity is None else {"fidelity": self.fidelity.to_json()}),
             **({} if (e := self.environment) is None else {"environment": e.to_json(), "risk": e.risk.to_json()}),
+            **({} if self.conservative is None else {"conservative": self.conservative.to_json()}),
             "budget": self.budget.to_json(),
             "seed": self.seed,
         }
@@ -368,6 +380,7 @@ class Study:
             fidelity=definition.get("fidelity"),
             environment=definition.get("environment"),
             risk=definition.get("risk"),
+            conservative=definition.get("conservative"),
             seed=definition.get("seed"),
         )
 
@@ -397,6 +410,16 @@ class Study:
         if field == "environment" and self.goal.outcome_constraints:
             raise InvalidInput(field, "none, with outcome constraints", field)
 
+    def _refuse_with_conservative(self) -> None:
+        """What cannot be combined with a baseline that every trial is compared with."""
+        settings = {"fidelity": self.fidelity, "environment": self.environment, "context": self.context or None}
+        for name, setting in settings.items():
+            if setting is not None:
+                expected = f"none, with {name}: trials then differ from the baseline in more than what is searched"
+                raise InvalidInput("conservative", expected, self.conservative)
+        if self.goal.several:
+            raise InvalidInput("conservative", "none, with several objectives", self.conservative)
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
     @property
@@ -412,6 +435,7 @@ class Study:
             model=self.model,
             fidelity=self.fidelity,
             environment=self.environment,
+            conservative=self.conservative,
         )
 
     def _learned(self) -> Knowledge:

@@ -138,6 +138,10 @@ class Target:
         """The weighted sum over the nodes of what belongs to `rows`."""
         return np.tensordot(self.weights, values.reshape(len(self.weights), -1, *values.shape[1:]), 1)
 
+    def everywhere(self, holds: Bool[np.ndarray, " qm"]) -> Bool[np.ndarray, " m"]:
+        """Where what is said of `rows` holds at every node."""
+        return np.asarray(holds.reshape(len(self.weights), -1).all(axis=0), dtype=bool)
+
     def spread(self, weights: Float64[np.ndarray, "m ..."]) -> Float64[np.ndarray, "qm ..."]:
         """What pulls on averages, as what pulls on `rows`: the transpose of `average`."""
         return np.multiply.outer(self.weights, weights).reshape(-1, *weights.shape[1:])
