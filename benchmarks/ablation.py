@@ -24,7 +24,7 @@ from botorch.test_functions import synthetic
 from scipy.optimize import minimize
 
 import suffice.optimizer.fitting as fitting
-import suffice.optimizer.surrogate as surrogate
+import suffice.optimizer.metric_model as metric_model
 from suffice.optimizer import Budget, Float, Space, Stop, Study
 
 Function = Callable[[np.ndarray], float]
@@ -39,19 +39,23 @@ def from_botorch(function: Any, sign: float = 1.0) -> Problem:
     return bounds, lambda x: sign * float(f.evaluate_true(torch.tensor(x)[None])[0]), sign * float(f.optimal_value)
 
 
-def drawn(dimension: int, lengthscale: float) -> Callable[[int], Problem]:
-    """A function drawn from a Gaussian process, another one for every seed."""
+def drawn(dimension: int, lengthscale: float, power: float = 1.0) -> Callable[[int], Problem]:
+    """A function drawn from a Gaussian process, another one for every seed.
+
+    ``power``: of x in it, and its inverse in every other parameter; the function is then rough at one end of its axes.
+    """
 
     def problem(seed: int) -> Problem:
         rng = np.random.default_rng(seed)
         W = rng.standard_normal((400, dimension)) / lengthscale / np.sqrt(rng.chisquare(5, size=(400, 1)) / 5)
+        powers = power ** (-1.0) ** np.arange(dimension)
         phase, weights = rng.uniform(0, 2 * np.pi, 400), rng.standard_normal(400) * math.sqrt(2 / 400)
 
         def f(x: np.ndarray) -> float:
-            return float(weights @ np.cos(W @ x + phase))
+            return float(weights @ np.cos(W @ x**powers + phase))
 
         X = rng.random((4000, dimension))
-        starts = X[np.argsort(np.cos(X @ W.T + phase) @ weights)[:10]]
+        starts = X[np.argsort(np.cos(X**powers @ W.T + phase) @ weights)[:10]]
         least = min(float(minimize(f, x, bounds=[(0, 1)] * dimension).fun) for x in starts)
         return [(0.0, 1.0)] * dimension, f, least
 
@@ -69,6 +73,9 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     "cosine 8": lambda _: from_botorch(synthetic.Cosine8(), -1.0),
     "drawn 4, smooth": drawn(4, 0.3),
     "drawn 6, smooth": drawn(6, 0.5),
+    "drawn 2, warped": drawn(2, 0.25, 4.0),
+    "drawn 4, warped": drawn(4, 0.3, 3.0),
+    "drawn 4, warped, noisy": drawn(4, 0.4, 3.0),
     "hartmann 3, noisy": lambda _: from_botorch(synthetic.Hartmann(3)),
     "cosine 8, noisy": lambda _: from_botorch(synthetic.Cosine8(), -1.0),
     "styblinski-tang 4, noisy": lambda _: from_botorch(synthetic.StyblinskiTang(4)),
@@ -83,13 +90,13 @@ ACQUISITIONS = ("posterior_mean_improvement", "knowledge_gradient", "one_shot_kn
 VARIANTS: dict[str, Callable[[], None]] = {
     "default": lambda: None,
     "noise-always": lambda: setattr(fitting, "EVIDENCE", -math.inf),
-    "linear-scale": lambda: setattr(surrogate, "HEADROOMS", ()),
+    "linear-scale": lambda: setattr(metric_model, "HEADROOMS", ()),
     "no-short-tail": lambda: setattr(fitting.Prior, "shortest", 0.0),
-    **{name: lambda: None for name in ACQUISITIONS},
+    **{name: lambda: None for name in (*ACQUISITIONS, "warping", "outliers")},
 }
 
 
-def run(name: str, seed: int, trials: int, acquisition: str = "auto") -> float:
+def run(name: str, seed: int, trials: int, acquisition: str = "auto", model: dict[str, bool] | None = None) -> float:
     """log10 of the regret of the recommended point."""
     bounds, f, least = PROBLEMS[name](seed)
     rng = np.random.default_rng(1000 + seed)
@@ -97,7 +104,7 @@ def run(name: str, seed: int, trials: int, acquisition: str = "auto") -> float:
     sample = domain[:, 0] + (domain[:, 1] - domain[:, 0]) * np.random.default_rng(99).random((500, len(bounds)))
     sd = NOISE * float(np.std([f(x) for x in sample])) if name.endswith("noisy") else 0.0
     space = Space({f"x{i}": Float(low, high) for i, (low, high) in enumerate(bounds)})
-    study = Study(space, seed=seed, budget=Budget(trials=trials), acquisition=acquisition)
+    study = Study(space, seed=seed, budget=Budget(trials=trials), acquisition=acquisition, model=model)
     while not isinstance(step := study.ask(), Stop):
         study.tell(step, f(np.array(list(step.params.values()))) + sd * rng.standard_normal())
     return math.log10(max(f(np.array(list(study.best.params.values()))) - least, 1e-12))
@@ -128,7 +135,8 @@ def main() -> None:
     for name in arguments.problems:
         started = time.process_time()
         acquisition = variant if variant in ACQUISITIONS else "auto"
-        regrets = [run(name, seed, arguments.trials, acquisition) for seed in range(arguments.seeds)]
+        model = {variant: True} if variant in ("warping", "outliers") else None
+        regrets = [run(name, seed, arguments.trials, acquisition, model) for seed in range(arguments.seeds)]
         cpu = (time.process_time() - started) / arguments.seeds
         print(f"{variant:14} {name:26} {np.mean(regrets):7.2f}   {cpu:5.1f} CPU s a run", flush=True)
 
