@@ -104,8 +104,8 @@ class Draws:
         mean, covariance = gp.joint(base)
         self.values = mean[:, None]
         if normals is not None:
-            self.values = self.values + _root(covariance, gp.hyperparameters.signal) @ normals
-        self._L = _root(self._sites.covariance() + np.diag(noise), self._sites.variance)
+            self.values = self.values + root(covariance, gp.hyperparameters.signal) @ normals
+        self._L = root(self._sites.covariance() + np.diag(noise), self._sites.variance)
         targets = np.concatenate([self.values, np.repeat(known[:, None], self.values.shape[1], axis=1)])
         half = solve_triangular(
             self._L, targets - self._mean * self._sites.basis[:, None], lower=True, check_finite=False
@@ -250,7 +250,7 @@ def _values_and_slopes(
     return sites, g.values, np.concatenate([np.zeros(b), gp.noise[len(gp.data.y) :]])
 
 
-def _root(covariance: np.ndarray, scale: float | Values) -> np.ndarray:
+def root(covariance: np.ndarray, scale: float | Values) -> np.ndarray:
     """A lower Cholesky factor, with the smallest jitter that gives one, relative to ``scale``."""
     for jitter in (1e-11, *JITTERS[1:]):
         try:

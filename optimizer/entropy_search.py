@@ -26,7 +26,7 @@ from jaxtyping import Float64
 from scipy.linalg import cho_solve
 from scipy.special import erfcx, log_ndtr, logsumexp
 
-from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Sum, Values, _root, log_positive_part
+from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Sum, Values, log_positive_part, root
 from .from_botorch import from_botorch, numerical_failures
 from .models import FitError, GaussianProcess
 from .search import Exclusion, maximise
@@ -155,7 +155,7 @@ class Repulsion:
 
     def __init__(self, covariance: Float64[np.ndarray, "p p"], noise: float, signal: float) -> None:
         self._noise = noise
-        self._L = _root(covariance + noise * np.eye(len(covariance)), signal)
+        self._L = root(covariance + noise * np.eye(len(covariance)), signal)
 
     def __call__(self, variance: Values, A: Float64[np.ndarray, "m p"]) -> tuple[Values, Values, np.ndarray]:
         """The logarithm and its derivatives in the variance at x and in the covariances A with the pending points."""

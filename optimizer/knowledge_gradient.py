@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float64, Int64
 from scipy.linalg import solve_triangular
 from scipy.special import log_ndtr, logsumexp, ndtri
 
-from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, _root, log_h, normal_draws
+from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, log_h, normal_draws, root
 from .cost import PerCost
 from .kernel import Cross, Sites
 from .models import GaussianProcess
@@ -175,7 +175,7 @@ class Fantasies:
         corner = gp.kernel.covariance(points, points) - V.T @ V + self.noise * np.eye(len(points))
         n, p = len(self.sites), len(points)
         L = np.zeros((n + p, n + p))
-        L[:n, :n], L[n:, :n], L[n:, n:] = np.tril(self.L), V.T, _root(corner, gp.hyperparameters.signal)
+        L[:n, :n], L[n:, :n], L[n:, n:] = np.tril(self.L), V.T, root(corner, gp.hyperparameters.signal)
         self.sites, self.L = self.sites.beside(points), L
 
     def values(self, X: Points) -> Cross | ValueCross:

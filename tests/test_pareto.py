@@ -102,3 +102,24 @@ def test_one_best_trial_is_refused_and_so_is_what_needs_one_objective() -> None:
 def test_reference_points_survive_json() -> None:
     study = Study(SPACE, [Objective("a", "maximize", 0.2), Objective("b")], seed=0)
     assert Study.from_json(study.to_json()).goal == study.goal
+
+
+def test_the_front_says_how_sure_it_is() -> None:
+    rng = np.random.default_rng(3)
+    study = Study(SPACE, TWO, seed=0, noise=0.05)
+    for params in SPACE.decode(SPACE.sample(24, rng)):
+        study.add(params, {k: v + 0.05 * rng.standard_normal() for k, v in measure(params).items()})
+    front = study.pareto
+    X = SPACE.encode([b.params for b in front])
+    assert [b.expected["cost"] for b in front] == [(b.mean, b.sd) for b in front]
+    truth = np.array([[measure(b.params)[m] for m in TWO] for b in front])
+    expected = np.array([[b.expected[m][0] for m in TWO] for b in front])
+    sd = np.array([[b.expected[m][1] for m in TWO] for b in front])
+    assert (np.abs(truth - expected) < 4 * sd).all()
+    chances = np.array([b.probability for b in front])
+    assert ((chances > 0) & (chances <= 1)).all()
+    assert chances.min() < 0.98  # noise of this size leaves doubt about some of them
+    exact = Study(SPACE, TWO, seed=0, noise="none")
+    for params in SPACE.decode(X):
+        exact.add(params, measure(params))
+    assert all(b.probability is not None and b.probability > 0.99 for b in exact.pareto)
