@@ -4,6 +4,8 @@
     python -m benchmarks --set full --seeds 10
     python -m benchmarks --problems branin,svm --peers suffice,ax --seeds 3
     python -m benchmarks latency --peers suffice,optuna_gp --sizes 50,100,200
+    python -m benchmarks growth                  # time and memory of Suffice's suggestions up to 5,000 trials
+    python -m benchmarks quality                 # how close the search comes to the acquisition's maximum
     python -m benchmarks report                  # tables and plots from the results
 
 A run goes on where it stopped: cells that the results file already holds are skipped.
@@ -17,13 +19,16 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from .peers import PEERS
 from .problems import BBOB, PROBLEMS
-from .run import ROOT, comparison, latencies, main, run_all
+from .roster import PEERS
+from .run import ROOT, comparison, latencies, main, qualities, run_all
 
 RESULTS = ROOT / "docs" / "benchmarks"
 _SYNTHETIC = ("branin", "hartmann6", "hartmann6_noisy", "ackley5", "levy10", "rosenbrock4", "mixed7", "gramacy")
 _CONSTRAINED = ("hartmann6_outcome", "hartmann6_sum")
+_FRONTS = ("branin_currin", "branin_currin_noisy", "zdt3", "tube")
+_FIDELITIES = ("branin_fidelity", "hartmann6_fidelity", "boosting_fidelity")
+GROWTH = (10, 20, 50, 100, 200, 500, 1000, 2000, 3000, 5000)
 _CORE = ("suffice", "optuna_gp", "optuna_tpe", "ax")
 # name: problems, peers, seeds
 SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
@@ -33,6 +38,12 @@ SETS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     "full": (
         (*_SYNTHETIC, *_CONSTRAINED, "svm", "mlp", "digits", "digits_flat", *(f"bbob_f{f}" for f in BBOB)),
         (*_CORE, "botorch", "smac", "hebo", "optuna_cma", "sobol", "random"),
+        5,
+    ),
+    "fronts": (_FRONTS, (*_CORE, "botorch", "optuna_nsga2", "sobol", "random"), 5),
+    "fidelities": (
+        _FIDELITIES,
+        (*_CORE, "suffice_single", "botorch", "optuna_hyperband", "smac_hyperband", "sobol"),
         5,
     ),
 }
@@ -49,7 +60,13 @@ def command(argv: Sequence[str] | None = None) -> int:
             write(args.out, args.page, args.start, args.peers or (), args.problems or ())
         case "latency":
             peers = args.peers or ["suffice", "optuna_gp", "ax"]
-            jobs = latencies(peers, args.sizes, args.seeds or range(3))
+            jobs = latencies(peers, args.sizes or (50, 100, 200, 500, 1000, 2000), args.seeds or range(3))
+            run_all(jobs, args.out, args.limit, args.redo, args.retry)
+        case "growth":
+            jobs = latencies(args.peers or ["suffice"], args.sizes or GROWTH, args.seeds or range(3))
+            run_all(jobs, args.out, args.limit, args.redo, args.retry)
+        case "quality":
+            jobs = qualities(args.sizes or (20, 50, 100, 200, 500, 1000), args.seeds or range(3))
             run_all(jobs, args.out, args.limit, args.redo, args.retry)
         case _:
             problems, peers, seeds = SETS[args.set]
@@ -64,7 +81,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", nargs="?", choices=("run", "latency", "report", "cell"), default="run")
+    parser.add_argument(
+        "command", nargs="?", choices=("run", "latency", "growth", "quality", "report", "cell"), default="run"
+    )
     parser.add_argument("--set", choices=SETS, default="quick", help="which problems, peers and seeds (quick)")
     parser.add_argument("--problems", type=_among(PROBLEMS), help=f"instead of the set's, of: {', '.join(PROBLEMS)}")
     parser.add_argument("--peers", type=_among(PEERS), help=f"instead of the set's, of: {', '.join(PEERS)}")
@@ -73,7 +92,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--start", choices=("shared", "own"), default="shared", help="the same first trials for all, or each its own"
     )
-    parser.add_argument("--sizes", type=_numbers, default=[50, 100, 200], help="latency: trials told (50,100,200)")
+    parser.add_argument("--sizes", type=_numbers, help="of latency, growth, quality: trials told")
     parser.add_argument("--limit", type=float, default=1800, help="seconds that a cell may take (1800)")
     parser.add_argument("--redo", type=_among(PEERS), default=[], help="run the cells of these peers again")
     parser.add_argument("--retry", action="store_true", help="run again what failed, timed out or was missing")

@@ -1,4 +1,6 @@
-"""The optimizers that are compared, each behind the same four calls: add, ask, tell, best.
+"""The optimizers that are compared, each behind the same four calls: add, ask, tell, best; on one objective.
+
+`front_peers.py` and `fidelity_peers.py` have those for two objectives and for fidelities, `roster.py` the list.
 
 Every one gets the space translated as its own documentation would have it, is told whether the objective is exact where
 it has a way to be told, and is otherwise left at its defaults. What a peer cannot express raises `Cannot` (the report
@@ -10,7 +12,7 @@ from __future__ import annotations
 import importlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from .problems import VALUE, Dim, Params, Problem
+from .problem import VALUE, Dim, Params, Problem
 
 
 class Cannot(Exception):
@@ -36,12 +38,18 @@ class Peer:
     constraints_known = False  # takes any parameter constraint
     linear_known = False  # takes linear ones between plain numbers
     outcomes_known = True  # takes outcome constraints
+    several_known = False  # takes two objectives
+    fidelity_known = False  # chooses fidelities
 
     def __init__(self, problem: Problem, seed: int, start: int, total: int) -> None:
         self.problem, self.seed, self.start, self.total = problem, seed, start, total
         self.notes: list[str] = []
         if problem.outcomes and not self.outcomes_known:
             raise Cannot("no outcome constraints")
+        if problem.front and not self.several_known:
+            raise Cannot("one objective only")
+        if problem.fidelity and not self.fidelity_known:
+            self.notes.append("fidelity ignored: every evaluation is one of those that count")
         # Parameter constraints it cannot be given: told as outcomes, so that breaking one costs a trial.
         self.soft = [c for c in problem.constraints if not self._takes(c.linear)]
         if self.soft and not self.outcomes_known:
@@ -64,6 +72,14 @@ class Peer:
     def best(self) -> Params | None:
         """What the peer itself recommends so far; None: it says that nothing is feasible."""
         raise NotImplementedError
+
+    def front(self) -> list[Params]:
+        """With two objectives, what it recommends instead: configurations that no other one beats in both."""
+        raise NotImplementedError
+
+    def calibration(self) -> dict[str, float] | None:
+        """How often results lay inside the intervals that the peer's model predicts from all others, where it says."""
+        return None
 
     def bounded(self, params: Params, values: Mapping[str, float]) -> dict[str, float]:
         """Every metric that has to be at most 0, the stand-ins for parameter constraints included."""
@@ -101,16 +117,27 @@ class Suffice(Peer):
     constraints_known = True
 
     def __init__(self, problem: Problem, seed: int, start: int, total: int, told: bool = True) -> None:
-        from suffice.optimizer import Space, Study
-
         super().__init__(problem, seed, start, total)
-        space = Space(
-            {d.name: _suffice_parameter(d) for d in problem.dims}, constraints=[c.text for c in problem.constraints]
-        )
-        outcomes = [f"{name} <= 0" for name in problem.outcomes]
-        noise = "none" if told and not problem.noise else "auto"
-        self.study = Study(space, {VALUE: "minimize"}, outcome_constraints=outcomes, noise=noise, seed=seed)
+        self.noise = "none" if told and not problem.noise else "auto"
+        self.study = self._study()
         self.open: Any = None
+
+    def _study(self) -> Any:
+        from suffice.optimizer import Study
+
+        return Study(
+            self._space(self.problem.dims),
+            {VALUE: "minimize"},
+            outcome_constraints=[f"{name} <= 0" for name in self.problem.outcomes],
+            noise=self.noise,
+            seed=self.seed,
+        )
+
+    def _space(self, dims: Sequence[Dim]) -> Any:
+        from suffice.optimizer import Space
+
+        constraints = [c.text for c in self.problem.constraints]
+        return Space({d.name: suffice_parameter(d) for d in dims}, constraints=constraints)
 
     def add(self, params: Params, values: Mapping[str, float]) -> None:
         self.study.add(params, dict(values))
@@ -123,10 +150,20 @@ class Suffice(Peer):
         self.study.tell(self.open, dict(values))
 
     def best(self) -> Params | None:
-        return self.study.best.params
+        return dict(self.study.best.params)
+
+    def calibration(self) -> dict[str, float] | None:
+        from suffice.optimizer.errors import NotFound
+
+        try:
+            found = self.study.diagnostics
+        except NotFound:
+            return None
+        inside = {f"{100 * level:g} %": share for level, share in found.coverage.items()}
+        return {**inside, "r2": found.r2, "results": len(found.observed)}
 
 
-def _suffice_parameter(d: Dim) -> Any:
+def suffice_parameter(d: Dim) -> Any:
     from suffice.optimizer import Categorical, Float, Int
 
     condition = None
@@ -149,6 +186,7 @@ class Sobol(Peer):
 
     packages = ("scipy",)
     constraints_known = True
+    several_known = True
 
     def __init__(self, problem: Problem, seed: int, start: int, total: int) -> None:
         super().__init__(problem, seed, start, total)
@@ -168,8 +206,12 @@ class Sobol(Peer):
         self.add(self.open, values)
 
     def best(self) -> Params | None:
-        feasible = [(p, v) for p, v in self.seen if all(v[name] <= 0 for name in self.problem.outcomes)]
+        feasible = [(p, v) for p, v in self.seen if self.problem.feasible(v)]
         return min(feasible, key=lambda pv: pv[1][VALUE])[0] if feasible else None
+
+    def front(self) -> list[Params]:
+        feasible = [(p, v) for p, v in self.seen if self.problem.feasible(v)]
+        return [feasible[i][0] for i in non_dominated([[v[m] for m in self.problem.objectives] for _, v in feasible])]
 
 
 class Random(Sobol):
@@ -180,6 +222,13 @@ class Random(Sobol):
         rng = np.random.default_rng([seed, 1])
         draws = (problem.from_unit(rng.random(len(problem.dims))) for _ in iter(int, 1))
         self.points = (params for params in draws if problem.allowed(params))
+
+
+def non_dominated(Y: Sequence[Sequence[float]]) -> list[int]:
+    """The rows that no other row beats in every column, smaller being better."""
+    rows = np.array(Y)
+    at_least = [(rows <= row).all(1) & (rows < row).any(1) for row in rows]
+    return [i for i, beaten in enumerate(at_least) if not beaten.any()]
 
 
 def sequence(problem: Problem, seed: int) -> Iterator[Params]:
@@ -207,7 +256,7 @@ class Optuna(Peer):
     packages = ("optuna", "torch", "scipy")
 
     def __init__(self, problem: Problem, seed: int, start: int, total: int, sampler: str, exact: bool = False) -> None:
-        self.outcomes_known = sampler != "cma"
+        self.outcomes_known = self.several_known = sampler != "cma"
         super().__init__(problem, seed, start, total)
         self.optuna: Any = importlib.import_module("optuna")
         self.optuna.logging.set_verbosity(self.optuna.logging.ERROR)
@@ -231,11 +280,13 @@ class Optuna(Peer):
                 sampler = samplers.TPESampler(seed=self.seed, **began)
             case "gp":
                 sampler = samplers.GPSampler(seed=self.seed, deterministic_objective=self.exact, **began)
+            case "nsga2":  # its default is a population of 50, as many as there are trials
+                sampler = samplers.NSGAIISampler(seed=self.seed, population_size=max(self.start, 10))
             case "cma":
                 sampler = samplers.CmaEsSampler(seed=self.seed, x0=self._mean(), warn_independent_sampling=False)
             case _:
                 raise ValueError(self.sampler)
-        return self.optuna.create_study(sampler=sampler)
+        return self.optuna.create_study(sampler=sampler, directions=["minimize"] * len(self.problem.objectives))
 
     def _mean(self) -> Params | None:
         if not self.added:
@@ -258,13 +309,18 @@ class Optuna(Peer):
         if self.sampler == "cma":  # it learns only from its own generations
             return
         self.study = self.study or self._make()
+        if self.sampler == "nsga2":  # what is merely added belongs to no generation
+            self.study.enqueue_trial(params)
+            self.ask()
+            self.tell(values)
+            return
         whole = self.problem.filled(params) if self.flat else params
         bounded = self.bounded(params, values)
         self.study.add_trial(
             self.optuna.trial.create_trial(
                 params=whole,
                 distributions={name: self.distributions[name] for name in whole},
-                value=values[VALUE],
+                values=[values[name] for name in self.problem.objectives],
                 constraints=bounded or None,
             )
         )
@@ -275,14 +331,17 @@ class Optuna(Peer):
         params: Params = {}
         for d in self.problem.dims:
             if self.flat or d.only_if is None or params[d.only_if[0]] in d.only_if[1]:
-                params[d.name] = _optuna_value(self.open, d)
+                params[d.name] = optuna_value(self.open, d)
         self.params = self.problem.active(params)
         return self.params
 
     def tell(self, values: Mapping[str, float]) -> None:
         for name, value in self.bounded(self.params, values).items():
             self.open.set_constraint(name, value)
-        self.study.tell(self.open, values[VALUE])
+        self.study.tell(self.open, [values[name] for name in self.problem.objectives])
+
+    def front(self) -> list[Params]:
+        return [self.problem.active(trial.params) for trial in self.study.best_trials]
 
     def best(self) -> Params | None:
         try:
@@ -296,7 +355,7 @@ class Optuna(Peer):
         return None if trial is None else self.problem.active(trial.params)
 
 
-def _optuna_value(trial: Any, d: Dim) -> Any:
+def optuna_value(trial: Any, d: Dim) -> Any:
     match d.kind:
         case "choice":
             return trial.suggest_categorical(d.name, d.options)
@@ -328,13 +387,16 @@ class Ax(Peer):
             self.notes.append("condition ignored: the parameter is always there")
         self.client.configure_experiment([_ax_parameter(configs, problem, d, self.flat) for d in problem.dims], hard)
         limits = [f"{name} <= 0" for name in self.bounded_names]
-        self.client.configure_optimization(objective=f"-{VALUE}", outcome_constraints=limits or None)
+        self._objectives(limits)
         if start:
             self.client.configure_generation_strategy(
                 initialization_budget=start, initialize_with_center=False, initialization_random_seed=seed
             )
         else:
             self.client.configure_generation_strategy(initialization_random_seed=seed)
+
+    def _objectives(self, limits: list[str]) -> None:
+        self.client.configure_optimization(objective=f"-{VALUE}", outcome_constraints=limits or None)
 
     def add(self, params: Params, values: Mapping[str, float]) -> None:
         self.index = self.client.attach_trial(self.problem.filled(params) if self.flat else params)
@@ -347,7 +409,7 @@ class Ax(Peer):
         return self.params
 
     def tell(self, values: Mapping[str, float]) -> None:
-        told = {VALUE: values[VALUE]} | self.bounded(self.params, values)
+        told = {name: values[name] for name in self.problem.objectives} | self.bounded(self.params, values)
         data = told if self.sem is None else {name: (value, self.sem) for name, value in told.items()}
         self.client.complete_trial(self.index, raw_data=data)
 
@@ -400,7 +462,7 @@ class BoTorch(Peer):
 
     def add(self, params: Params, values: Mapping[str, float]) -> None:
         self.X.append(self._encode(self.problem.filled(params)))
-        self.Y.append([-values[VALUE], *self.bounded(params, values).values()])
+        self.Y.append([-values[name] for name in self.problem.objectives] + list(self.bounded(params, values).values()))
         self.seen.append(params)
 
     def ask(self) -> Params:
@@ -435,29 +497,30 @@ class BoTorch(Peer):
         return models
 
     def _maximise(self) -> list[float]:
-        models = self._models()
-        X = self._tensor(self.X)
-        logei: Any = importlib.import_module("botorch.acquisition.logei")
-        if len(models) > 1:
-            objectives: Any = importlib.import_module("botorch.acquisition.objective")
-            acquisition = logei.qLogNoisyExpectedImprovement(
-                self.models.ModelListGP(*models),
-                X,
-                objective=objectives.GenericMCObjective(_first),
-                constraints=[partial(_column, i) for i in range(1, len(models))],
-                prune_baseline=True,
-            )
-        elif self.problem.noise:
-            acquisition = logei.qLogNoisyExpectedImprovement(models[0], X, prune_baseline=True)
-        else:
-            analytic: Any = importlib.import_module("botorch.acquisition.analytic")
-            acquisition = analytic.LogExpectedImprovement(models[0], best_f=max(row[0] for row in self.Y))
-        bounds = self._tensor([[0.0] * X.shape[1], [1.0] * X.shape[1]])
+        acquisition = self._acquisition(self._models(), self._tensor(self.X))
+        width = len(self.X[0])
+        bounds = self._tensor([[0.0] * width, [1.0] * width])
         x, _ = self.optim.optimize_acqf(
             acquisition, bounds, q=1, num_restarts=10, raw_samples=512, inequality_constraints=self._inequalities()
         )
         row: list[float] = x[0].tolist()
         return row
+
+    def _acquisition(self, models: list[Any], X: Any) -> Any:
+        logei: Any = importlib.import_module("botorch.acquisition.logei")
+        if len(models) > 1:
+            objectives: Any = importlib.import_module("botorch.acquisition.objective")
+            return logei.qLogNoisyExpectedImprovement(
+                self.models.ModelListGP(*models),
+                X,
+                objective=objectives.GenericMCObjective(_first),
+                constraints=[partial(column, i) for i in range(1, len(models))],
+                prune_baseline=True,
+            )
+        if self.problem.noise:
+            return logei.qLogNoisyExpectedImprovement(models[0], X, prune_baseline=True)
+        analytic: Any = importlib.import_module("botorch.acquisition.analytic")
+        return analytic.LogExpectedImprovement(models[0], best_f=max(row[0] for row in self.Y))
 
     def _inequalities(self) -> list[Any] | None:
         """Linear constraints on the unit cube, as sum of coefficient * x >= bound."""
@@ -498,7 +561,7 @@ def _first(Z: Any, X: Any = None) -> Any:
     return Z[..., 0]
 
 
-def _column(i: int, Z: Any) -> Any:
+def column(i: int, Z: Any) -> Any:
     return Z[..., i]
 
 
@@ -510,6 +573,7 @@ class Smac(Peer):
 
     packages = ("smac", "ConfigSpace", "scipy")
     outcomes_known = False
+    budgets: tuple[float, float] | None = None  # the lowest and the highest of a fidelity
 
     def __init__(self, problem: Problem, seed: int, start: int, total: int, facade: str) -> None:
         super().__init__(problem, seed, start, total)
@@ -518,11 +582,17 @@ class Smac(Peer):
         self.space = self._space()
         self.folder = tempfile.TemporaryDirectory(prefix="bench-")
         exact = problem.noise == 0
+        budgets = dict(zip(("min_budget", "max_budget"), self.budgets or (), strict=False))
         scenario = smac.Scenario(
-            self.space, deterministic=exact, n_trials=max(total, 10), seed=seed, output_directory=self.folder.name
+            self.space,
+            deterministic=exact,
+            n_trials=max(total, 10),
+            seed=seed,
+            output_directory=self.folder.name,
+            **budgets,
         )
         made = getattr(smac, facade)
-        calls = {"max_config_calls": 1} if exact else {}
+        calls = {"max_config_calls": 1} if exact and not budgets else {}
         design = {"initial_design": made.get_initial_design(scenario, n_configs=0)} if start else {}
         intensifier = made.get_intensifier(scenario, **calls)
         self.smac = made(scenario, None, intensifier=intensifier, logging_level=False, overwrite=True, **design)
@@ -615,41 +685,3 @@ def _hebo_parameter(d: Dim) -> dict[str, Any]:
         d.kind, d.log
     ]
     return {"name": d.name, "type": kind, "lb": d.low, "ub": d.high}
-
-
-# --- the list ---------------------------------------------------------------------------------------------------------
-
-PEERS: dict[str, Callable[[Problem, int, int, int], Peer]] = {
-    "suffice": Suffice,
-    "suffice_untold": partial(Suffice, told=False),
-    "optuna_gp": partial(Optuna, sampler="gp"),
-    "optuna_gp_exact": partial(Optuna, sampler="gp", exact=True),
-    "optuna_tpe": partial(Optuna, sampler="tpe"),
-    "optuna_cma": partial(Optuna, sampler="cma"),
-    "ax": Ax,
-    "ax_sem0": partial(Ax, sem=True),
-    "botorch": BoTorch,
-    "smac": partial(Smac, facade="BlackBoxFacade"),
-    "smac_forest": partial(Smac, facade="HyperparameterOptimizationFacade"),
-    "hebo": Hebo,
-    "sobol": Sobol,
-    "random": Random,
-}
-TITLES = {
-    "suffice": "Suffice",
-    "suffice_untold": "Suffice, noise not told",
-    "optuna_gp": "Optuna GPSampler",
-    "optuna_gp_exact": "Optuna GPSampler, told exact",
-    "optuna_tpe": "Optuna TPE",
-    "optuna_cma": "Optuna CMA-ES",
-    "ax": "Ax",
-    "ax_sem0": "Ax, told SEM 0",
-    "botorch": "BoTorch loop",
-    "smac": "SMAC3 black box",
-    "smac_forest": "SMAC3 forest",
-    "hebo": "HEBO",
-    "sobol": "Sobol",
-    "random": "Random",
-}
-VARIANTS = ("suffice_untold", "optuna_gp_exact", "ax_sem0")  # in the tables of scores, but not ranked
-ENVIRONMENTS = {"hebo": ".venv-bench-hebo"}  # where a peer runs in an environment of its own

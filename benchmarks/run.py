@@ -24,14 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from .peers import ENVIRONMENTS, PEERS, Cannot, Peer, sequence
-from .problems import HARTMANN6, HARTMANN_BEST, PROBLEMS, VALUE, Params, Problem, trials_of
+from .functions import HARTMANN_BEST
+from .peers import Cannot, Peer, Suffice, sequence
+from .problem import Params, Problem, Truth
+from .problems import HARTMANN6, PROBLEMS, trials_of
+from .roster import ENVIRONMENTS, make
 
 ROOT = Path(__file__).parents[1]
 Job = dict[str, Any]  # what a cell is: kind, peer, problem, seed, start, trials (or n and data)
 Line = dict[str, Any]  # what came of it: a status and the measurements; in the results file also the job
 KEY = ("kind", "peer", "problem", "seed", "start", "trials", "n", "data")
 CHECKPOINT = 5  # with noise, the recommendation is asked for after every so many trials
+CHECKPOINT_OF_FIDELITIES = 2  # with a fidelity, in evaluations that count
 LATENCY_ASKS = 5  # per cell, after one that warms up
 # Adding to threads costs more than it gives at these sizes, and CPU seconds would count their waiting.
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "VECLIB_MAXIMUM")}
@@ -64,6 +68,11 @@ def latencies(peers: Sequence[str], sizes: Iterable[int], seeds: Iterable[int]) 
     ]
 
 
+def qualities(sizes: Iterable[int], seeds: Iterable[int]) -> list[Job]:
+    """How close each search comes to the acquisition's maximum; one cell compares them all."""
+    return [{**job, "kind": "quality"} for job in latencies(["suffice"], sizes, seeds)]
+
+
 def key(job: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(job.get(field) for field in KEY)
 
@@ -80,7 +89,7 @@ def main(job: Job) -> Line:
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
-            measured = latency(job) if job["kind"] == "latency" else run(job)
+            measured = KINDS[job["kind"]](job)
     except Cannot as reason:
         return {"status": "cannot", "why": str(reason)}
     except ModuleNotFoundError as error:
@@ -95,58 +104,138 @@ def main(job: Job) -> Line:
 
 
 def run(job: Job) -> Line:
-    """Optimise a problem: the shared start (or the peer's own), then ask and tell until the trials are spent."""
+    """Optimise a problem: the shared start (or the peer's own), then ask and tell until the budget is spent.
+
+    With a fidelity the last evaluation is the last that the budget covers, and there is no shared start: what an
+    evaluation costs is the peer's to choose from the first.
+    """
     problem = PROBLEMS[job["problem"]](job["seed"])
     total: int = job["trials"]
-    start = shared_start(problem, job["seed"], total) if job["start"] == "shared" else []
-    peer = PEERS[job["peer"]](problem, job["seed"], len(start), total)
-    noise = problem.noise * np.random.default_rng([job["seed"], 2]).standard_normal(total)  # the same for every peer
-    values: list[float] = []
+    shared = job["start"] == "shared" and problem.fidelity is None
+    start = shared_start(problem, job["seed"], total) if shared else []
+    peer = make(job["peer"], problem, job["seed"], len(start), total)
+    noise = np.random.default_rng([job["seed"], 2])  # the same for every peer
+    record = Record(problem)
+    values: list[Any] = []
     asks: list[float | None] = []
     tells: list[float] = []
-    trajectory: list[tuple[int, float]] = []
-    best = problem.penalty
+    prices = Prices(problem)
     rested = True  # no recommendation was computed since the last tell, so the next ask does all its work itself
-    for i in range(total):
+    while prices.spent < total - 1e-9:
         clock = time.process_time()
-        params = start[i] if i < len(start) else peer.ask()
+        params = start[len(values)] if len(values) < len(start) else peer.ask()
         asked = time.process_time() - clock
+        if not prices.pay(params, total):
+            break
         truth = problem.evaluate(params)
-        told = {**truth, VALUE: truth[VALUE] + float(noise[i])}
+        told = disturbed(problem, truth, noise)
         clock = time.process_time()
-        if i < len(start):
+        if len(values) < len(start):
             peer.add(params, told)
         else:
             peer.tell(told)
             asks.append(_short(asked) if rested else None)
             tells.append(_short(time.process_time() - clock))
-        values.append(told[VALUE])
-        rested = True
-        if not problem.noise:
-            score = problem.score(params, truth)
-            best = score if np.isnan(best) else min(best, score)
-            trajectory.append((i + 1, best))
-        elif (i + 1) % CHECKPOINT == 0:
-            trajectory.append((i + 1, problem.score(peer.best())))
-            rested = False
+        values.append([float(f"{told[name]:.6g}") for name in problem.objectives])
+        rested = not record.note(params, truth, prices.spent, peer)
+    record.end(total, peer)
     return {
-        "score": problem.score(peer.best()),
+        "score": record.score,
         "measure": problem.measure,
-        "trajectory": [(n, float(f"{s:.6g}")) for n, s in trajectory],
-        "values": [float(f"{v:.6g}") for v in values],
+        "trajectory": [(n, float(f"{s:.6g}")) for n, s in record.trajectory],
+        "values": values if problem.front else [value for (value,) in values],
         "starts": len(start),
         "asks": asks,
         "tells": tells,
         "notes": peer.notes,
         "versions": versions(peer),
+        **({} if (calibration := peer.calibration()) is None else {"calibration": calibration}),
     }
+
+
+def disturbed(problem: Problem, truth: Truth, rng: np.random.Generator) -> dict[str, float]:
+    """What a peer is told: the objectives with their noise."""
+    units = problem.front.units if problem.front else (1.0,)
+    noise = {
+        name: problem.noise * unit * rng.standard_normal() for name, unit in zip(problem.objectives, units, strict=True)
+    }
+    return {name: value + noise.get(name, 0.0) for name, value in truth.items()}
+
+
+class Prices:
+    """What was spent, in evaluations that count."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.spent = 0.0
+        self._paid: dict[tuple[Any, ...], float] = {}
+
+    def pay(self, params: Params, total: float) -> bool:
+        """Whether the budget covers this evaluation; it is paid then."""
+        price = self._price(params)
+        if self.spent + price > total + 1e-9:
+            return False
+        self.spent += price
+        return True
+
+    def _price(self, params: Params) -> float:
+        fidelity = self.problem.fidelity
+        if fidelity is None:
+            return 1.0
+        cost = fidelity.cost({**self.problem.target, **params}[fidelity.dim.name])
+        if not fidelity.resumable:
+            return cost
+        name = tuple(sorted((k, v) for k, v in params.items() if k != fidelity.dim.name))
+        before = self._paid.get(name, 0.0)
+        self._paid[name] = max(before, cost)
+        return max(cost - before, 0.0)
+
+
+class Record:
+    """The score by what was spent: of the best so far; with noise or a fidelity of what is recommended then."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.trajectory: list[tuple[float, float]] = []
+        self.score = problem.penalty
+        self._best = problem.penalty
+        self._truths: list[Truth] = []
+        self._every = CHECKPOINT if problem.fidelity is None else CHECKPOINT_OF_FIDELITIES
+        self._due = float(self._every)
+
+    def note(self, params: Params, truth: Truth, spent: float, peer: Peer) -> bool:
+        """Take note of an evaluation; whether the peer was asked for a recommendation."""
+        if self.problem.noise or self.problem.fidelity:
+            if spent < self._due - 1e-9:
+                return False
+            self.trajectory.append((self._due, recommended(self.problem, peer)))
+            self._due += self._every
+            return True
+        if self.problem.front:
+            self._truths.append(truth)
+            score = self.problem.shortfall(self._truths)
+        else:
+            score = self.problem.score(params, truth)
+        self._best = score if math.isnan(self._best) else min(self._best, score)
+        self.trajectory.append((len(self.trajectory) + 1, self._best))
+        return False
+
+    def end(self, total: int, peer: Peer) -> None:
+        self.score = recommended(self.problem, peer)
+        if self.problem.fidelity:  # the last evaluation may have left a rest of the budget
+            self.trajectory = [point for point in self.trajectory if point[0] < total] + [(total, self.score)]
+
+
+def recommended(problem: Problem, peer: Peer) -> float:
+    """The score of what the peer recommends now."""
+    if problem.front:
+        return problem.shortfall(problem.evaluate(params) for params in peer.front())
+    return problem.score(peer.best())
 
 
 def latency(job: Job) -> Line:
     """CPU seconds of asks that know every tell, after n trials."""
-    peer = PEERS[job["peer"]](HARTMANN6, job["seed"], job["n"], job["n"] + LATENCY_ASKS + 1)
-    for params in data(job["n"], job["data"], job["seed"]):
-        peer.add(params, HARTMANN6.evaluate(params))
+    peer = loaded(job)
     asks: list[float] = []
     walls: list[float] = []
     for _ in range(LATENCY_ASKS + 1):
@@ -156,6 +245,26 @@ def latency(job: Job) -> Line:
         walls.append(_short(time.monotonic() - wall))
         peer.tell(HARTMANN6.evaluate(params))
     return {"first": asks[0], "asks": asks[1:], "walls": walls[1:], "versions": versions(peer)}
+
+
+def quality(job: Job) -> Line:
+    """How close searches come to the maximum of the acquisition that Suffice would use after n trials."""
+    from .quality import searches
+
+    peer = loaded(job)
+    assert isinstance(peer, Suffice)
+    return {**searches(peer.study, job["seed"]), "versions": versions(peer)}
+
+
+def loaded(job: Job) -> Peer:
+    """A peer that knows n trials."""
+    peer = make(job["peer"], HARTMANN6, job["seed"], job["n"], job["n"] + LATENCY_ASKS + 1)
+    for params in data(job["n"], job["data"], job["seed"]):
+        peer.add(params, HARTMANN6.evaluate(params))
+    return peer
+
+
+KINDS = {"run": run, "latency": latency, "quality": quality}
 
 
 def shared_start(problem: Problem, seed: int, total: int) -> list[Params]:
@@ -300,14 +409,16 @@ def cost(line: Line) -> float:
 
 
 def describe(job: Job) -> str:
-    where = f"n={job['n']} {job['data']}" if job["kind"] == "latency" else job["problem"]
+    where = job["problem"] if job["kind"] == "run" else f"{job['kind']}, n={job['n']} {job['data']}"
     return f"{job['peer']} | {where} | seed {job['seed']}"
 
 
 def outcome(line: Line) -> str:
     match line["status"]:
         case "ok" if line["job"]["kind"] == "latency":
-            return f"{cost(line):.3g} CPU s per ask"
+            return f"{cost(line):.3g} CPU s per ask, {line['peak_mb']} MB"
+        case "ok" if line["job"]["kind"] == "quality":
+            return ", ".join(f"{name} misses {line['best'] - value:.3g}" for name, value in line["values"].items())
         case "ok":
             return f"{line['measure']} {line['score']:.4g}, {cost(line):.3g} CPU s per ask, {line['wall']:.0f} s"
         case status:

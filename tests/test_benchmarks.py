@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks import report
+from benchmarks import plots, report, results
 from benchmarks.__main__ import SETS, command
-from benchmarks.peers import PEERS, TITLES, Cannot
-from benchmarks.problems import HARTMANN_BEST, PROBLEMS, VALUE, Params, Problem
+from benchmarks.functions import HARTMANN_BEST
+from benchmarks.peers import Cannot
+from benchmarks.problem import VALUE, Params, Problem
+from benchmarks.problems import PROBLEMS
+from benchmarks.roster import PEERS, TITLES, make
 from benchmarks.run import comparison, key, latencies, main, read, run_all, shared_start
 
 SYNTHETIC = ("branin", "hartmann6", "ackley5", "levy10", "rosenbrock4", "mixed7", "gramacy", "hartmann6_outcome")
@@ -106,7 +109,7 @@ def test_every_peer_sees_the_same_start_and_the_same_noise():
 
 def test_a_peer_that_cannot_express_a_problem_says_so():
     with pytest.raises(Cannot, match="outcome"):
-        PEERS["optuna_cma"](problem("gramacy"), 0, 5, 10)
+        make("optuna_cma", problem("gramacy"), 0, 5, 10)
     (job,) = comparison(["hartmann6_sum"], ["optuna_cma"], [0], "shared", 8)
     assert main(job)["status"] == "cannot"
 
@@ -135,21 +138,25 @@ def test_a_run_goes_on_where_it_stopped_and_is_reported(tmp_path: Path, capsys: 
     assert text.endswith(f"{report.END}\nbelow\n")
     assert "last time" not in text
     assert "| `gramacy` | regret | 40 | 3 |" in text
-    assert {p.name for p in out.parent.glob("*.png")} == {"curves-shared.png", "ranks-shared.png", "latency.png"}
+    assert {p.name for p in out.parent.glob("*.png")} == {
+        "curves-one-shared.png",
+        "ranks-one-shared.png",
+        "latency.png",
+    }
 
 
 def test_ranks_and_ties():
     rng = np.random.default_rng(0)
     better, worse = np.array([1.0, 2.0, 3.0, 2.5, 1.5]), np.array([4.0, 5.0, 6.0, 4.5, 5.5])
-    mean, low, high = report.ranks([np.array([better, worse, np.full(5, np.inf)])] * 2, rng)
+    mean, low, high = results.ranks([np.array([better, worse, np.full(5, np.inf)])] * 2, rng)
     assert mean.tolist() == [1, 2, 3] == low.tolist() == high.tolist()
-    assert report.tied(better, better[::-1], rng)
-    assert not report.tied(better, worse, rng)
-    assert not report.tied(better, np.full(5, np.inf), rng)
+    assert results.tied(better, better[::-1], rng)
+    assert not results.tied(better, worse, rng)
+    assert not results.tied(better, np.full(5, np.inf), rng)
 
 
 def test_the_lists_agree():
-    assert set(PEERS) == set(TITLES) == set(report.COLOURS)
+    assert set(PEERS) == set(TITLES) == set(plots.COLOURS)
     for problems, peers, seeds in SETS.values():
         assert set(problems) <= set(PROBLEMS)
         assert set(peers) <= set(PEERS)
