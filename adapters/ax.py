@@ -126,15 +126,16 @@ def _search_space(space: Space, relaxed: bool) -> SearchSpace:
             parent, choice = _switch(space, name, p.active_if)
             dependents.setdefault(parent, {}).setdefault(choice, []).append(name)
     parameters = [_to_parameter(name, p, dependents.get(name)) for name, p in space.parameters.items()]
-    built = SearchSpace(parameters)
+    constraints: list[ParameterConstraint] = []
     for i, constraint in enumerate(() if relaxed else space.constraints):
         try:
             kind = "equality" if constraint.equated else "inequality"
-            built.add_parameter_constraints([ParameterConstraint(**{kind: constraint.text})])
+            constraints.append(ParameterConstraint(**{kind: constraint.text}))
+            SearchSpace(parameters, constraints)  # refuses those on log scales and choices
         except (AxError, ValueError, TypeError) as error:
             expected = f"linear in plain numbers, without log or step, for Ax ({error})"
             raise InvalidInput(f"parameter_constraints.{i}", expected, constraint.text) from None
-    return built
+    return SearchSpace(parameters, constraints)
 
 
 def _switch(space: Space, name: str, active_if: str) -> tuple[str, Any]:
@@ -296,7 +297,12 @@ def from_ax(experiment: Experiment) -> Imported:
     """
     if experiment.optimization_config is None:
         raise InvalidInput("experiment.optimization_config", "an objective", None)
-    objectives, limits = _goal(experiment.optimization_config)
+    with _quiet():
+        return _import(experiment, experiment.optimization_config)
+
+
+def _import(experiment: Experiment, config: OptimizationConfig) -> Imported:
+    objectives, limits = _goal(config)
     study = Study(_space(experiment.search_space), objectives, outcome_constraints=limits)
     left_out: list[str] = []
     if experiment.status_quo is not None:
@@ -499,10 +505,8 @@ def analyse(study: Study, analyses: Sequence[Analysis] = ANALYSES, metric: str |
 
 def _alone(study: Study, metric: str) -> Study:
     """A study of one metric's results: Ax cross-validates metrics together only if they were measured together."""
-    directions = {o.metric: o.direction for o in study.goal.objectives}
-    alone = Study(
-        study.space, Objective(metric, directions.get(metric, "minimize")), noise=study.noise, seed=study.seed
-    )
+    objective = next((o for o in study.goal.objectives if o.metric == metric), Objective(metric))
+    alone = Study(study.space, objective, noise=study.noise, seed=study.seed)
     measured = [t for t in study.trials if t.state is TrialState.COMPLETED and metric in t.values]
     alone.load(replace(t, measurements=tuple(m for m in t.final if m.metric == metric)) for t in measured)
     return alone
@@ -526,7 +530,7 @@ def _cards(study: Study, analyses: Sequence[Analysis]) -> list[Card]:
     if "sensitivity" in analyses:
         cards += sensitivity
     if "cross_validation" in analyses:
-        cards += computed(CrossValidationPlot([metric]))
+        cards += computed(CrossValidationPlot([metric], untransform=True))
     if "contour" in analyses:
         ranked = _ranked(sensitivity) or list(study.space.parameters)
         numbers = [n for n in ranked if isinstance(study.space.parameters.get(n), Float | Int)]
@@ -737,9 +741,11 @@ class AxGenerator:
             suggestions: list[Suggestion] = []
             for _ in range(count):
                 try:
+                    if _exhausted(study, suggestions):
+                        raise OptimizationComplete("every configuration of the space has been tried")
                     (index,) = client.get_next_trials(1)
                 except OptimizationComplete as error:
-                    return suggestions or Stop(StopReason.EXHAUSTED, f"Ax finds nothing new: {error}", gain=0.0)
+                    return suggestions or Stop(StopReason.EXHAUSTED, str(error), gain=0.0)
                 suggestions.append(_suggestion(study, client._experiment.trials[index], len(suggestions)))
             return suggestions
 
@@ -748,6 +754,14 @@ def _started(study: Study) -> bool:
     """Whether the trials are enough for Ax's model, by its own rule; a strategy made anew would not look."""
     tried = [t for t in study.trials if _STATUSES[t.state] not in ("FAILED", "ABANDONED")]
     return len(tried) >= 5 and sum(t.state is TrialState.COMPLETED for t in tried) >= 2
+
+
+def _exhausted(study: Study, suggestions: Sequence[Suggestion]) -> bool:
+    """Whether nothing of a small finite space is left; Ax would look for minutes."""
+    if study.space.cardinality > _CHOICES:
+        return False
+    tried = [t.params for t in study.trials] + [s.params for s in suggestions]
+    return all(params in tried for params in study.space.enumerate())
 
 
 def _suggestion(study: Study, ax_trial: Any, earlier: int) -> Suggestion:
