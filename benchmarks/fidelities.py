@@ -56,10 +56,10 @@ _FIDELITIES = (
         "Branin, 2-d, with a fidelity",
         (real("x1", -5, 10), real("x2", 0, 15)),
         _branin,
-        trials=12,
+        trials=20,
         optimum=0.39788735772973816,
         penalty=300.0,
-        fidelity=Fidelity(SHARE, fixed=0.25),
+        fidelity=Fidelity(SHARE, fixed=0.5),
     ),
     Problem(
         "hartmann6_fidelity",
@@ -76,9 +76,9 @@ _FIDELITIES = (
         "Boosted trees on digits, few trees or many",
         BOOSTING,
         _boosting,
-        trials=12,
+        trials=20,
         penalty=math.log(10.0),
-        fidelity=Fidelity(TREES, resumable=True),
+        fidelity=Fidelity(TREES, fixed=0.2, resumable=True),
     ),
 )
 FIDELITIES = {p.name: p for p in _FIDELITIES}

@@ -10,10 +10,10 @@ from benchmarks import plots, report, results
 from benchmarks.__main__ import SETS, command
 from benchmarks.functions import HARTMANN_BEST
 from benchmarks.peers import Cannot
-from benchmarks.problem import VALUE, Params, Problem
+from benchmarks.problem import SECOND, VALUE, Params, Problem, hypervolume
 from benchmarks.problems import PROBLEMS
-from benchmarks.roster import PEERS, TITLES, make
-from benchmarks.run import comparison, key, latencies, main, read, run_all, shared_start
+from benchmarks.roster import ONLY, PEERS, SPECIAL, TITLES, make
+from benchmarks.run import Line, Prices, comparison, key, latencies, main, qualities, read, run_all, shared_start
 
 SYNTHETIC = ("branin", "hartmann6", "ackley5", "levy10", "rosenbrock4", "mixed7", "gramacy", "hartmann6_outcome")
 MIXED_BEST = dict(zip(("width", "layers", "optimizer", "activation"), (128, 3, "rmsprop", "tanh"), strict=True))
@@ -54,6 +54,76 @@ def test_nothing_is_better_than_the_optimum(name: str):
     assert min(p.score(p.from_unit(u)) for u in points) > -1e-6
 
 
+def test_the_area_below_a_reference():
+    rng = np.random.default_rng(0)
+    points = rng.random((12, 2)) * 1.3
+    inside = rng.random((400_000, 2))
+    dominated = (points[:, None] <= inside).all(2).any(0).mean()
+    assert hypervolume([(a, b) for a, b in points.tolist()], (1.0, 1.0)) == pytest.approx(dominated, abs=3e-3)
+    assert hypervolume([], (1.0, 1.0)) == hypervolume([(1.0, 0.0)], (1.0, 1.0)) == 0.0
+
+
+def test_no_set_dominates_more_than_the_best_front():
+    rng = np.random.default_rng(0)
+    for name in ("branin_currin", "zdt3", "tube"):
+        p = problem(name)
+        cube = rng.random((4000, len(p.dims)))
+        if name == "zdt3":
+            cube[:, 1:] = 0  # where its front is
+        if name == "tube":
+            cube[:, 2:] = (rng.uniform(1.0, 1.05, (4000, 2)) * (20 + 100 * cube[:, :2]) / 40 - 1) / 9  # slender
+        missed = p.shortfall(p.evaluate(p.from_unit(u)) for u in np.clip(cube, 0, 1))
+        assert 0 <= missed < 0.08, name
+        assert p.shortfall([]) == p.penalty == 1.0
+
+
+def test_a_design_that_breaks_a_constraint_adds_no_area():
+    p = problem("tube")
+    broken = {"root_diameter": 120.0, "tip_diameter": 120.0, "root_wall": 2.0, "tip_wall": 2.0}
+    sound = broken | {"root_wall": 4.0, "tip_wall": 4.0}
+    assert p.evaluate(broken)["slenderness"] > 0 >= p.evaluate(sound)["slenderness"]
+    assert p.shortfall([p.evaluate(broken)]) == 1 > p.shortfall([p.evaluate(sound)])
+
+
+def test_the_tube_bends_as_beams_do():
+    p = problem("tube")
+    truth = p.evaluate({"root_diameter": 60.0, "tip_diameter": 60.0, "root_wall": 5.0, "tip_wall": 5.0})
+    inertia = math.pi / 64 * (0.06**4 - 0.05**4)
+    assert truth[SECOND] == pytest.approx(1e3 * 1500 / (3 * 210e9 * inertia), rel=1e-3)  # F L^3 / (3 E I)
+    assert truth[VALUE] == pytest.approx(7850 * math.pi / 4 * (0.06**2 - 0.05**2))
+
+
+def test_synthetic_fidelities_are_those_of_botorch():
+    torch = pytest.importorskip("torch")
+    functions = pytest.importorskip("botorch.test_functions.multi_fidelity")
+    rng = np.random.default_rng(0)
+    for name, theirs in (("branin_fidelity", "AugmentedBranin"), ("hartmann6_fidelity", "AugmentedHartmann")):
+        p = problem(name)
+        assert p.fidelity is not None
+        for u in rng.random((10, len(p.dims) + 1)):
+            params = {**p.from_unit(u[:-1]), "fidelity": float(u[-1])}
+            reference = float(getattr(functions, theirs)()(torch.tensor([list(params.values())], dtype=torch.double)))
+            assert p.evaluate(params)[VALUE] == pytest.approx(reference, rel=1e-5)
+            at_target = {**params, "fidelity": 1.0}
+            assert p.score(params) == p.score(at_target) == p.evaluate(at_target)[VALUE] - (p.optimum or 0)
+
+
+def test_the_last_evaluation_is_one_that_the_budget_covers():
+    p = problem("boosting_fidelity")
+    assert p.fidelity is not None
+    prices = Prices(p)
+    one, other = p.from_unit([0.2] * 5), p.from_unit([0.3] * 5)
+    assert prices.pay({**one, "trees": 27}, 2)
+    assert prices.spent == pytest.approx((0.2 + 1 / 3) / 1.2)
+    assert prices.pay(one, 2)  # the rest of the same configuration
+    assert prices.spent == pytest.approx(1)
+    assert prices.pay(one, 2)  # nothing is added
+    assert prices.pay(other, 2)
+    assert prices.spent == pytest.approx(2)
+    assert not prices.pay({**p.from_unit([0.4] * 5), "trees": 3}, 2)
+    assert prices.spent == pytest.approx(2)
+
+
 def test_a_recommendation_that_breaks_a_constraint_gets_the_penalty():
     for name in ("gramacy", "hartmann6_sum", "hartmann6_outcome"):
         p = problem(name)
@@ -88,7 +158,13 @@ def test_the_shared_start_is_the_same_for_all_and_allowed():
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("branin", "own"), ("mixed7", "shared"), ("gramacy", "shared"), ("hartmann6_sum", "shared")],
+    [
+        ("branin", "own"),
+        ("mixed7", "shared"),
+        ("gramacy", "shared"),
+        ("hartmann6_sum", "shared"),
+        ("tube", "shared"),
+    ],
 )
 def test_suffice_runs_from_end_to_end(name: str, start: str):
     (job,) = comparison([name], ["suffice"], [0], start, 9)
@@ -97,8 +173,24 @@ def test_suffice_runs_from_end_to_end(name: str, start: str):
     assert len(line["values"]) == len(line["trajectory"]) == 9
     assert len(line["asks"]) == 9 - line["starts"]
     assert line["score"] == pytest.approx(line["trajectory"][-1][1], rel=1e-4)
-    assert problem(name).optimum is not None
     assert line["notes"] == []
+    assert line["calibration"]["results"] == 9
+
+
+def test_suffice_chooses_fidelities_and_keeps_the_budget():
+    (job,) = comparison(["branin_fidelity"], ["suffice"], [0], "shared", 4)
+    line = main(job)
+    assert line["status"] == "ok", line
+    assert len(line["values"]) > 4  # some were cheaper than a trial
+    assert line["starts"] == 0
+    assert line["trajectory"][-1] == (4, pytest.approx(line["score"], rel=1e-4))
+
+
+def test_with_noise_a_front_is_scored_by_what_is_recommended():
+    (line,) = [main(job) for job in comparison(["branin_currin_noisy"], ["suffice"], [0], "shared", 10)]
+    assert [n for n, _ in line["trajectory"]] == [5, 10]
+    assert all(len(pair) == 2 for pair in line["values"])
+    assert 0 <= line["score"] <= 1
 
 
 def test_every_peer_sees_the_same_start_and_the_same_noise():
@@ -110,8 +202,41 @@ def test_every_peer_sees_the_same_start_and_the_same_noise():
 def test_a_peer_that_cannot_express_a_problem_says_so():
     with pytest.raises(Cannot, match="outcome"):
         make("optuna_cma", problem("gramacy"), 0, 5, 10)
-    (job,) = comparison(["hartmann6_sum"], ["optuna_cma"], [0], "shared", 8)
-    assert main(job)["status"] == "cannot"
+    for name, peer in (("hartmann6_sum", "optuna_cma"), ("zdt3", "optuna_cma"), ("branin", "optuna_nsga2")):
+        (job,) = comparison([name], [peer], [0], "shared", 8)
+        assert main(job)["status"] == "cannot"
+
+
+@pytest.mark.parametrize("peer", ["optuna_nsga2", "optuna_tpe", "random"])
+def test_a_front_is_what_no_other_trial_beats(peer: str):
+    pytest.importorskip("optuna")
+    p = problem("zdt3")
+    start = shared_start(p, 0, 50)
+    made = make(peer, p, 0, len(start), 12)
+    for params in start:
+        made.add(params, p.evaluate(params))
+    for _ in range(7):
+        params = made.ask()
+        start.append(params)
+        made.tell(p.evaluate(params))
+    truths = [p.evaluate(params) for params in start]
+    assert p.shortfall(p.evaluate(params) for params in made.front()) == pytest.approx(p.shortfall(truths))
+    assert len(made.front()) < len(start)
+
+
+def test_rungs_of_one_configuration_until_it_is_pruned():
+    pytest.importorskip("optuna")
+    p = problem("branin_fidelity")
+    peer = make("optuna_hyperband", p, 0, 0, 20)
+    asked = []
+    for _ in range(40):
+        asked.append(peer.ask())
+        peer.tell(p.evaluate(asked[-1]))
+    assert [round(27 * params["fidelity"]) for params in asked[:4]] == [1, 3, 9, 27]
+    assert len({(params["x1"], params["x2"]) for params in asked[:4]}) == 1
+    best = peer.best()
+    assert best is not None
+    assert {"fidelity": 1.0, **best} in asked
 
 
 def test_a_run_goes_on_where_it_stopped_and_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -129,8 +254,11 @@ def test_a_run_goes_on_where_it_stopped_and_is_reported(tmp_path: Path, capsys: 
         for job in comparison(["branin", "gramacy"], ["random", "sobol"], [0, 1, 2], "shared", None):
             line = main({**job, "trials": 12})
             file.write(json.dumps({"job": job, **line}) + "\n")
-        for job in latencies(["sobol"], [20, 40], [0]):
+        for job in comparison(["zdt3", "branin_fidelity"], ["random", "sobol"], [0, 1], "shared", None):
             file.write(json.dumps({"job": job, **main(job)}) + "\n")
+        for job in [*latencies(["sobol", "suffice"], [20, 40], [0]), *qualities([20], [0])]:
+            line = main(job) if job["kind"] == "latency" else {"status": "ok", **QUALITY}
+            file.write(json.dumps({"job": job, **line}) + "\n")
     assert command(["report", "--out", str(out), "--page", str(page)]) == 0
     capsys.readouterr()
     text = page.read_text()
@@ -138,11 +266,48 @@ def test_a_run_goes_on_where_it_stopped_and_is_reported(tmp_path: Path, capsys: 
     assert text.endswith(f"{report.END}\nbelow\n")
     assert "last time" not in text
     assert "| `gramacy` | regret | 40 | 3 |" in text
+    families = ("one", "two", "fidelities")
     assert {p.name for p in out.parent.glob("*.png")} == {
-        "curves-one-shared.png",
-        "ranks-one-shared.png",
+        *(f"{kind}-{family}-shared.png" for kind in ("curves", "ranks") for family in families),
         "latency.png",
+        "growth.png",
     }
+    assert "A search misses more than 0.01" in text
+    assert "| `zdt3` | area missed | 50 | 2 |" in text
+
+
+QUALITY = {"values": {"suffice": -2.0, "botorch": -3.0}, "seconds": {"suffice": 0.1, "botorch": 0.2}, "best": -2.0}
+QUALITY |= {"starts": 4096}
+
+
+def test_suffice_stands_where_its_scores_put_it():
+    def line(problem: str, peer: str, seed: int, score: float) -> Line:
+        job = {"kind": "run", "peer": peer, "problem": problem, "seed": seed, "start": "shared", "trials": 50}
+        return {"job": job, "status": "ok", "measure": "regret", "score": score}
+
+    scores = {"suffice": 3.0, "ax": 1.0, "random": 2.0, "sobol": 2.5}
+    ahead = [line("mixed7", peer, s, score + 0.01 * s) for peer, score in scores.items() for s in range(5)]
+    level = [line("branin", peer, s, abs(s - 2) + score / 100) for peer, score in scores.items() for s in range(5)]
+    partly = [line("hartmann6", "suffice", s, 0.1) for s in range(5)] + [line("hartmann6", "ax", 0, 0.2)]
+    found = results.verdicts(results.Results(ahead + level + partly, "shared"))
+    assert [(v.problem, v.standing, v.place, v.worst_third) for v in found] == [
+        ("branin", "behind", 4, True),
+        ("hartmann6", "first, alone", 1, False),
+        ("mixed7", "behind", 4, True),
+    ]
+    assert [v.kind for v in found] == ["", "", "mixed"]
+    groups = results.rank_groups(results.Results(ahead + level + partly, "shared"))
+    assert [title for title, _ in groups] == ["all 3 problems", "the 2 on which everybody was run"]
+    assert [peer for peer, *_ in groups[0][1]] == ["ax", "suffice"]
+
+
+def test_the_search_is_compared_with_thousands_of_starts():
+    (job,) = qualities([12], [0])[:1]
+    line = main(job)
+    assert line["status"] == "ok", line
+    assert set(line["values"]) == {"suffice", "botorch", "optuna_gp"}
+    assert all(line["best"] - value > -1e-9 for value in line["values"].values())
+    assert line["best"] - line["values"]["suffice"] < 0.01
 
 
 def test_ranks_and_ties():
@@ -164,3 +329,4 @@ def test_the_lists_agree():
     jobs = comparison(list(PROBLEMS), list(PEERS), range(2), "shared", None)
     assert len({key(job) for job in jobs}) == len(jobs)
     assert VALUE == "value"
+    assert {name for name, _ in SPECIAL} | set(ONLY) <= set(PEERS)
