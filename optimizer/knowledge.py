@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from .conservative import Conservative
 from .environment import Environment
 from .fidelity import Fidelity
 from .fitting import Prior
@@ -19,7 +20,11 @@ from .space import Params, Space
 from .surrogate import Surrogate, fit_surrogate
 from .target import Target
 from .threads import one_blas_thread
+from .transfer import Earlier
 from .trial import Trial, TrialState
+
+FEWEST = 3  # results from which earlier studies may speak
+EARLY = 0.5  # nats by which they have to make the results more probable to cut the quasi-random start short
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,20 @@ class Definition:
     model: ModelChoice = field(default_factory=ModelChoice)
     fidelity: Fidelity | None = None
     environment: Environment | None = None
+    conservative: Conservative | None = None
+
+    earlier: tuple[Earlier, ...] = ()
 
     @cached_property
     def target(self) -> Target | None:
         """Where the value of a configuration counts; None: at the configuration itself."""
         where = self.fidelity or self.environment
         return None if where is None else where.at(self.space)
+
+    @property
+    def in_unit(self) -> bool:
+        """Whether expectations and sums of the measured values themselves are asked for: their scale stays linear."""
+        return self.environment is not None or self.conservative is not None
 
     @property
     def prior(self) -> Prior:
@@ -96,7 +109,8 @@ def learn(definition: Definition, trials: Sequence[Trial], earlier: Knowledge | 
     bare = Knowledge(definition, tuple(trials), None)
     if earlier is not None and earlier.surrogate is not None and _told(trials) == _told(earlier.trials):
         return Knowledge(definition, bare.trials, earlier.surrogate)
-    if bare.results < bare.needed:
+    early = bare.results < bare.needed
+    if early and (not definition.earlier or bare.results < FEWEST):
         return bare
     try:
         surrogate = fit_surrogate(
@@ -106,13 +120,16 @@ def learn(definition: Definition, trials: Sequence[Trial], earlier: Knowledge | 
             trials,
             definition.prior,
             fidelity=definition.fidelity,
-            linear=definition.environment is not None,  # expected values are of the measured values themselves
+            linear=definition.in_unit,
             choice=definition.model,
+            earlier=definition.earlier,
         )
     except FitError:
         return Knowledge(
             definition, bare.trials, None, ("wider noise", "hyperparameters from the priors", "quasi-random")
         )
+    if early and surrogate.objective.edge < EARLY:
+        return bare
     return Knowledge(definition, bare.trials, surrogate)
 
 

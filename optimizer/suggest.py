@@ -16,6 +16,7 @@ from .decision import Advice, Stop, StopReason
 from .design import quasi_random
 from .knowledge import Knowledge
 from .models import FitError
+from .safe_mixture import baseline_first, guarded
 from .search import maximise
 from .space import Params
 from .threads import one_blas_thread
@@ -34,10 +35,11 @@ def suggest(knowledge: Knowledge, count: int, first_number: int) -> list[Suggest
         rng = np.random.default_rng([knowledge.definition.seed, number])
         if (stop := _stop(knowledge, taken, number)) is not None:
             return suggestions or stop
-        step = _with_model(knowledge, taken, rng) or quasi_random(knowledge, taken, rng)
+        step = baseline_first(knowledge, taken) or _with_model(knowledge, taken, rng)
+        step = step or quasi_random(knowledge, taken, rng)
         if step is None:
             break
-        suggestions.append(step)
+        suggestions.append(guarded(knowledge, taken, step))
     return suggestions or Stop(StopReason.EXHAUSTED, "every configuration of the space has been tried", gain=0.0)
 
 
