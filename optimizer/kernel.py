@@ -88,6 +88,10 @@ class Kernel:
         """The prior variance at every row."""
         return np.full(len(X), self.signal)
 
+    def pull_variance(self, weights: Float64[np.ndarray, " m"], X: Rows) -> Rows:
+        """The gradient of (weights * variance).sum() in every row: none here, where it is the same everywhere."""
+        return np.zeros_like(X)
+
     def sites(self, X: Matrix, row: Indices | None = None, column: Indices | None = None) -> Sites:
         """Something to condition on: the values at the rows of X, or what ``row`` and ``column`` say (see `Sites`)."""
         return Sites(self, X, row, column)
@@ -138,6 +142,19 @@ class Sites:
         """The prior covariance among the sites."""
         return Among(self).K
 
+    def between(self, other: Sites) -> Float64[np.ndarray, "t u"]:
+        """The prior covariances with the sites of another set, of the same process."""
+        signal, K = self.kernel.signal, np.empty((len(self), len(other)))
+        r2 = squared_distance(self.scaled, other.scaled)
+        phi, phi1 = matern52(r2)
+        v, w, p, q = self.values, other.values, self.slopes, other.slopes
+        K[np.ix_(v, w)] = signal * phi[np.ix_(self.row[v], other.row[w])]
+        K[np.ix_(v, q.site)] = signal * q.with_values(phi1[self.row[v]], q.differences(self.scaled[self.row[v]]))
+        others = other.scaled[other.row[w]]
+        K[np.ix_(p.site, w)] = signal * p.with_values(phi1.T[other.row[w]], p.differences(others)).T
+        K[np.ix_(p.site, q.site)] = signal * p.with_slopes(q, phi1, matern52_second(r2))
+        return K
+
     def among(self) -> Among:
         """The same, with its derivatives in the rows."""
         return Among(self)
@@ -168,7 +185,7 @@ class Slopes:
         self.site = np.flatnonzero(sites.column != VALUE)
         self.row, self.column = sites.row[self.site], sites.column[self.site]
         self.J = sites.kernel.jacobian(sites.X)[self.row, self.column]
-        self._rows_scaled = sites.scaled[self.row]
+        self._rows = sites.scaled[self.row]
         self._u = sites.scaled[self.row, self.column]
         self.rows, self._starts = np.unique(self.row, return_index=True)  # the rows that have derivatives
         self.one_hot = np.eye(sites.X.shape[1])[self.column]
@@ -184,13 +201,13 @@ class Slopes:
         return 2.0 * self.J * phi1[:, self.row] * differences
 
     def with_slopes(
-        self, phi1: Float64[np.ndarray, "n n"], phi2: Float64[np.ndarray, "n n"]
-    ) -> Float64[np.ndarray, "p p"]:
-        """The covariances among the derivatives, for a signal of 1."""
-        pairs = np.ix_(self.row, self.row)
-        F = self.differences(self._rows_scaled)
-        same = self.column[:, None] == self.column
-        return self.J[:, None] * self.J * (4.0 * phi2[pairs] * F.T * F - 2.0 * phi1[pairs] * same)
+        self, other: Slopes, phi1: Float64[np.ndarray, "n m"], phi2: Float64[np.ndarray, "n m"]
+    ) -> Float64[np.ndarray, "p q"]:
+        """The covariances with other derivatives, for a signal of 1."""
+        pairs = np.ix_(self.row, other.row)
+        F, E = other.differences(self._rows), -self.differences(other._rows).T
+        same = self.column[:, None] == other.column
+        return self.J[:, None] * other.J * (-4.0 * phi2[pairs] * E * F - 2.0 * phi1[pairs] * same)
 
     def by_row(self, B: Float64[np.ndarray, "m p"]) -> Float64[np.ndarray, "m q"]:
         """The sums over the derivatives of each row in ``rows``."""
@@ -215,7 +232,7 @@ class Among:
             self.K[np.ix_(v, v)] = signal * phi[np.ix_(rows, rows)]
             self.K[np.ix_(v, p.site)] = signal * p.with_values(self._phi1[rows], p.differences(sites.scaled[rows]))
             self.K[np.ix_(p.site, v)] = self.K[np.ix_(v, p.site)].T
-            self.K[np.ix_(p.site, p.site)] = signal * p.with_slopes(self._phi1, self._phi2)
+            self.K[np.ix_(p.site, p.site)] = signal * p.with_slopes(p, self._phi1, self._phi2)
         self.K[np.diag_indices(len(sites))] = sites.variance
 
     def pull(self, W: Float64[np.ndarray, "t t"]) -> tuple[Matrix, Matrix]:

@@ -133,6 +133,16 @@ METHODS: dict[str, Method] = {
         knows_target=True,
         options={"discretisation": Option(64, 4, 1024, whole=True), "fantasies": Option(16, 1, 256, whole=True)},
     ),
+    "derivative_knowledge_gradient": Method(
+        "the knowledge gradient when the next trial brings derivatives, too, averaged over what they may be; slow",
+        "derivative_knowledge_gradient:derivative_knowledge_gradient",
+        gain=True,
+        options={
+            "discretisation": Option(32, 4, 1024, whole=True),
+            "fantasies": Option(4, 1, 256, whole=True),
+            "draws": Option(8, 2, 1024, whole=True),
+        },
+    ),
     "knowledge_gradient_per_cost": Method(
         "the knowledge gradient divided by the expected cost; with fidelities the rise is that at the target",
         "knowledge_gradient:knowledge_gradient_per_cost",

@@ -95,6 +95,17 @@ def test_sites_grow_by_values_and_by_derivatives() -> None:
     np.testing.assert_allclose(grown.covariance()[[9, 11], :9], kernel.sites(X, ROW, COLUMN).cross(more).k)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_covariances_between_two_sets_of_sites(kernel: Kernel) -> None:
+    sites = kernel.sites(X, ROW, COLUMN)
+    np.testing.assert_allclose(sites.between(sites), sites.covariance(), atol=1e-6)
+    A = np.random.default_rng(1).random((3, 3))
+    np.testing.assert_allclose(sites.between(kernel.sites(A)), sites.cross(A).k.T, atol=1e-12)
+    others = kernel.sites(A, np.array([0, 0, 1, 2, 2]), np.array([1, 2, VALUE, 0, 1]))
+    both = kernel.sites(np.concatenate([X, A]), np.concatenate([ROW, 4 + others.row]), np.r_[COLUMN, others.column])
+    np.testing.assert_allclose(sites.between(others), both.covariance()[:9, 9:], atol=1e-12)
+
+
 def test_a_warp_is_monotone_keeps_the_ends_and_knows_its_slope() -> None:
     x = np.linspace(0.0, 1.0, 101)[:, None] * np.ones(3)
     w = WARP(x)
