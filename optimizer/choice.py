@@ -50,6 +50,15 @@ def choose(
     definition: Definition, surrogate: Surrogate, pending: Pending, seed: int, trials: Sequence[Trial] = ()
 ) -> Choice:
     """The acquisition for the next trial, given what was learned; trust regions follow ``trials``."""
+    chosen = _choose(definition, surrogate, pending, seed, trials)
+    if definition.model.prior != "auto" or not definition.prior.sparse:
+        return chosen
+    return replace(chosen, why=f"{chosen.why}; of {definition.searched} parameters few are expected to matter")
+
+
+def _choose(
+    definition: Definition, surrogate: Surrogate, pending: Pending, seed: int, trials: Sequence[Trial]
+) -> Choice:
     s, mean = _situation(definition, surrogate, pending, seed)
     incumbents = _incumbents(s, mean)
     if not s.attainable.any():
@@ -252,6 +261,12 @@ def gain_in_unit(model: MetricModel, chosen: Choice, found: Found) -> float:
     return math.exp(found.value) * ratio
 
 
+def said(model: MetricModel) -> list[str]:
+    """What earlier studies explain of the results, in words; nothing without them."""
+    parts = [f"{name} {share:.0%}" for name, share in model.earlier]
+    return [f"explained by earlier studies: {', '.join(parts)}"] if parts else []
+
+
 def source(surrogate: Surrogate, chosen: Choice, found: Found, pending: int) -> Source:
     """The record of a choice, in the objective's unit."""
     model = surrogate.objective
@@ -262,7 +277,7 @@ def source(surrogate: Surrogate, chosen: Choice, found: Found, pending: int) -> 
         gain *= cost / model.scale.spread
     return Source(
         method=chosen.method,
-        why=chosen.why,
+        why="; ".join([chosen.why, *said(model)]),
         observations=surrogate.observations,
         pending=pending,
         fallbacks=surrogate.fallbacks,

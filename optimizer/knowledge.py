@@ -24,6 +24,7 @@ from .transfer import Earlier
 from .trial import Trial, TrialState
 
 FEWEST = 3  # results from which earlier studies may speak
+SPARSE_FROM = 20  # searched parameters, from which few are expected to matter (docs/high_dimensions.md)
 EARLY = 0.5  # nats by which they have to make the results more probable to cut the quasi-random start short
 
 
@@ -56,14 +57,19 @@ class Definition:
 
     @property
     def prior(self) -> Prior:
-        """The prior of the models' hyperparameters."""
-        return Prior(sparse=self.model.prior == "sparse")
+        """The prior of the models' hyperparameters: as chosen, or by the number of parameters."""
+        many = self.searched >= SPARSE_FROM
+        return Prior(sparse=many if self.model.prior == "auto" else self.model.prior == "sparse")
+
+    @property
+    def searched(self) -> int:
+        """How many parameters are searched."""
+        return sum(p.cardinality > 1 for p in self.space.parameters.values())
 
     @property
     def design_size(self) -> int:
         """How many quasi-random trials come before the first model."""
-        searched = sum(p.cardinality > 1 for p in self.space.parameters.values())
-        return min(4 + searched // 2, 16)
+        return min(4 + self.searched // 2, 16)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from .errors import InvalidInput
 
-PRIORS = ("auto", "sparse")
+PRIORS = ("auto", "dense", "sparse")
 
 
 @dataclass(frozen=True)
