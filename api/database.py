@@ -19,7 +19,7 @@ from sqlmodel import Session
 
 from suffice.optimizer import InvalidInput
 
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 
@@ -80,6 +80,11 @@ def migrate(database: Database) -> None:
     with database.engine.connect() as connection:
         if revision(connection) == HEAD:
             return
+    upgrade(database)
+
+
+def upgrade(database: Database, to: str = HEAD) -> None:
+    """Bring the tables to a revision."""
     from alembic import command
     from alembic.config import Config
 
@@ -87,7 +92,7 @@ def migrate(database: Database) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with database.engine.execution_options(write=True).begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, to)
 
 
 def revision(connection: Connection) -> str | None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from suffice.optimizer import InvalidInput, Measurement, Study
 from suffice.optimizer.errors import Problem
 
+from .chooser import check_engine
 from .store import DEFINITION, StudyFacts
-from .wire import MeasurementSpec, StudyCreate, StudyExport, Tell, TrialAdd, TrialOut
+from .wire import MeasurementSpec, StudyCreate, StudyExport, StudyPatch, Tell, TrialAdd, TrialOut
 
 T = TypeVar("T")
+SERVICE = {"engine", "global_stopping", "earlier"}  # of a definition: what is not the optimizer's to know
 ENOUGH = 100  # problems: more are not looked for
 
 
@@ -30,18 +32,31 @@ class Definitions:
     def of(self, study: StudyFacts) -> Study:
         """The study without its trials: its space and its goal."""
         with self._lock:
-            found = self._kept.pop(study.id, None) or Study.from_json(study.definition)
+            found = self._kept.pop(study.id, None) or study_of(study.definition)
             self._kept[study.id] = found
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
             return found
 
 
+def study_of(definition: Mapping[str, Any]) -> Study:
+    """What a definition means to the optimizer."""
+    return Study.from_json({key: value for key, value in definition.items() if key not in SERVICE})
+
+
 def check_study(study: StudyCreate) -> tuple[Study, int]:
     """What a new definition means, and its seed (drawn where none is given)."""
     seed = secrets.randbits(32) if study.seed is None else study.seed
-    fields = study.model_dump(mode="json", exclude_none=True, include=DEFINITION)
-    return Study.from_json({**fields, "seed": seed}), seed
+    fields = study.model_dump(mode="json", exclude_none=True, include=DEFINITION | {"budget"})
+    defined = study_of({**fields, "seed": seed})
+    check_engine(fields)
+    return defined, seed
+
+
+def check_patch(study: StudyFacts, patch: StudyPatch) -> None:
+    """Whether a changed budget fits the study."""
+    if patch.budget is not None:
+        study_of({**study.definition, "budget": patch.budget.model_dump(exclude_none=True)})
 
 
 def check_tell(study: Study, tell: Tell) -> None:
@@ -61,13 +76,12 @@ def check_report(study: Study, measurements: Sequence[MeasurementSpec]) -> None:
 def check_measurements(study: Study, measurements: Sequence[MeasurementSpec], *, complete: bool) -> None:
     given = [Measurement(m.metric, m.value, m.stderr, m.step, m.gradient) for m in measurements]
     study.goal.check(given, complete=complete)
-    names = list(study.space.parameters)
-    _raise(
-        Problem(f"measurements.{i}.gradient.{name}", f"one of the parameters {names}", name)
-        for i, m in enumerate(measurements)
-        for name in m.gradient or {}
-        if name not in names
-    )
+
+
+def check_slopes(study: Study, parameters: Mapping[str, Any], measurements: Sequence[MeasurementSpec]) -> None:
+    """Derivatives are of numbers that are active in the trial's configuration."""
+    for i, m in enumerate(measurements):
+        study.space.check_slopes(dict(parameters), m.gradient or {}, f"measurements.{i}.gradient")
 
 
 def check_points(study: Study, trials: Sequence[TrialAdd]) -> list[TrialAdd]:
@@ -82,6 +96,7 @@ def _point(study: Study, trial: TrialAdd) -> TrialAdd:
         raise InvalidInput("measurements", "none, because the trial is WAITING", len(trial.measurements))
     if state == "COMPLETED" or trial.measurements:
         check_measurements(study, trial.measurements, complete=state == "COMPLETED")
+        check_slopes(study, parameters, trial.measurements)
     return trial.model_copy(update={"parameters": parameters, "state": state})
 
 
@@ -99,9 +114,11 @@ def check_import(document: StudyExport) -> StudyExport:
 
 
 def _past(study: Study, trial: TrialOut) -> TrialOut:
+    parameters = study.space.check(trial.parameters)
     if trial.state == "COMPLETED" or trial.measurements:
         check_measurements(study, trial.measurements, complete=trial.state == "COMPLETED")
-    return trial.model_copy(update={"parameters": study.space.check(trial.parameters), "lease": None})
+        check_slopes(study, parameters, trial.measurements)
+    return trial.model_copy(update={"parameters": parameters, "lease": None})
 
 
 def _each(items: Sequence[T], check: Callable[[T], T]) -> list[T]:

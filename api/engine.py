@@ -15,8 +15,8 @@ import json
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,7 +46,7 @@ log = logging.getLogger("suffice.engine")
 class Pulse:
     """Whoever waits for the next change of a study waits for this; there is a new one after it."""
 
-    waiting: int = 0  # suggestions that asks wait for
+    waiting: Counter[str] = field(default_factory=Counter)  # suggestions that asks wait for, by context (JSON)
     due: float = 0.0  # not to be computed before, while more asks are on their way
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -63,7 +63,7 @@ class Desk:
     on_demand: bool = False  # the last ask wanted fresh ones: preparing any beforehand would be in vain
     crashes: int = 0
     failures: int = 0
-    error: str = ""  # why the last of them failed
+    error: Exception | None = None  # why the last of them failed
     pulse: Pulse = field(default_factory=Pulse)
 
     def beat(self) -> None:
@@ -78,6 +78,7 @@ class Job:
     study: int
     payload: dict[str, Any]
     answer: Answer | None = None  # None: a refresh, whose answer is in the database
+    aside: bool = False
     crashes: int = 0
 
 
@@ -89,16 +90,20 @@ class Engine:
         self.alive: set[int] = set()  # process ids of workers that are ready for jobs
         self.closing = False
         self._desks: dict[int, Desk] = {}
-        self._calls: deque[Job] = deque()
+        self._calls: tuple[deque[Job], deque[Job]] = (deque(), deque())  # the second ones are done aside
+        self._analyses: dict[int, asyncio.Task[dict[str, Any]]] = {}  # under way, by study
         self._answers: set[Answer] = set()  # that somebody waits for
         self._doing: dict[asyncio.subprocess.Process, Job] = {}
-        self._work = asyncio.Event()
+        self._work = asyncio.Event()  # there may be a job
+        self._aside = asyncio.Event()  # there may be one that is done aside
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Engine]:
         self._loop = asyncio.get_running_loop()
         tasks = [asyncio.create_task(self._keep_worker(), name=f"engine-{i}") for i in range(self.workers)]
+        if self.workers:
+            tasks.append(asyncio.create_task(self._keep_aside(), name="engine-aside"))
         try:
             yield self
         finally:
@@ -146,23 +151,25 @@ class Engine:
             desk.asking -= 1
             self._work.set()
 
-    async def refill(self, study_id: int, count: int) -> None:
+    async def refill(self, study_id: int, count: int, context: Mapping[str, Any] | None = None) -> None:
         """Have so many suggestions computed, and wait until something changed; raises EngineFailed.
 
         What changed may not be enough yet: the caller asks the store again.
         """
         desk = self._desk(study_id)
         pulse, failures = desk.pulse, desk.failures
-        if not pulse.waiting:
+        if not pulse.waiting.total():
             pulse.due = self._later(GATHER_SECONDS)
-        pulse.waiting += count
+        key = json.dumps(context or {}, sort_keys=True)
+        pulse.waiting[key] += count
         self._work.set()
         try:
             await self._wait(pulse)
         finally:
-            pulse.waiting -= count
+            pulse.waiting[key] -= count
         if desk.failures > failures:
-            raise EngineFailed(desk.error)
+            assert desk.error is not None
+            raise desk.error
 
     async def changed(self, study_id: int, seconds: float) -> None:
         """Wait until something changes in the study, at most so long."""
@@ -170,18 +177,27 @@ class Engine:
             async with asyncio.timeout(seconds):
                 await self._wait(self._desk(study_id).pulse)
 
-    async def call(self, kind: str, study_id: int, **payload: Any) -> dict[str, Any]:
-        """The answer to a job; raises what it raised."""
+    async def call(self, kind: str, study_id: int, *, aside: bool = False, **payload: Any) -> dict[str, Any]:
+        """The answer to a job; raises what it raised. ``aside``: by a worker of its own, since it takes long."""
         if self.closing:
             raise Unavailable("the service is stopping")
         answer: Answer = asyncio.get_running_loop().create_future()
-        self._calls.append(Job(kind, study_id, payload, answer))
+        job = Job(kind, study_id, payload, answer, aside)
+        self._calls[aside].append(job)
         self._answers.add(answer)
-        self._work.set()
+        (self._aside if aside else self._work).set()
         try:
             return await answer
         finally:
             self._answers.discard(answer)
+
+    async def analyse(self, study_id: int) -> None:
+        """Have the study analysed; goes on when the caller does not wait for its end, and others may join."""
+        if study_id not in self._analyses:
+            task = asyncio.create_task(self.call("analyses", study_id, aside=True), name=f"analyses-{study_id}")
+            self._analyses[study_id] = task
+            task.add_done_callback(lambda done: (self._analyses.pop(study_id), done.cancelled() or done.exception()))
+        await asyncio.shield(self._analyses[study_id])
 
     def forget(self, study_id: int) -> None:
         """The study was deleted; may be called from any thread."""
@@ -220,17 +236,19 @@ class Engine:
 
     # --- which job comes next -----------------------------------------------------------------------------------------
 
-    def _pick(self) -> Job | None:
-        """Calls first, then studies that asks wait for, then those that changed."""
-        while self._calls:
-            job = self._calls.popleft()
+    def _pick(self, aside: bool) -> Job | None:
+        """Calls first, then studies that asks wait for, then those that changed; aside only what is done there."""
+        while self._calls[aside]:
+            job = self._calls[aside].popleft()
             if job.answer is not None and not job.answer.done():
                 return job
+        if aside:
+            return None
         assert self._loop is not None
         now = self._loop.time()
         idle = [(study_id, desk) for study_id, desk in self._desks.items() if not desk.busy]
         for study_id, desk in idle:
-            if desk.pulse.waiting and (not desk.asking or desk.pulse.due <= now):
+            if desk.pulse.waiting.total() and (not desk.asking or desk.pulse.due <= now):
                 return self._refresh(study_id, desk)
         for study_id, desk in idle:
             if desk.changed and not desk.on_demand and desk.due <= now:
@@ -238,12 +256,16 @@ class Engine:
         return None
 
     def _refresh(self, study_id: int, desk: Desk) -> Job:
-        """As many as asks wait for, and some for those to come: twice what was asked for during the last refresh."""
+        """As many as asks wait for, and some for those to come: twice what was asked for during the last refresh.
+
+        One context at a time, so that the next one knows what was handed out in it.
+        """
         spare = 0 if desk.on_demand else max(2 * desk.asked, FEWEST)
-        count = desk.pulse.waiting or (0 if spare else 1)
+        context, waiting = next(((k, n) for k, n in desk.pulse.waiting.items() if n), ("{}", 0))
+        count = waiting or (0 if spare else 1)
         self._desks[study_id] = self._desks.pop(study_id)  # to the end: every study has its turn
         desk.busy, desk.changed, desk.asked = True, False, 0
-        return Job("refresh", study_id, {"count": count, "spare": spare})
+        return Job("refresh", study_id, {"count": count, "spare": spare, "context": json.loads(context)})
 
     def _done(self, job: Job, message: dict[str, Any]) -> None:
         error = message.get("error")
@@ -259,7 +281,7 @@ class Engine:
         desk.busy, desk.crashes = False, 0
         if error is not None:
             desk.failures += 1
-            desk.error = f"suggestions could not be computed: {error['type']}: {error['message']}"
+            desk.error = _why_none(error)
         elif not message["result"]["current"]:
             self._wake(job.study, refresh=True)
         desk.beat()
@@ -277,7 +299,7 @@ class Engine:
         if counted.crashes >= ATTEMPTS:
             self._done(job, {"error": {"type": "EngineCrashed", "message": message}})
         elif isinstance(counted, Job):
-            self._calls.appendleft(counted)
+            self._calls[counted.aside].appendleft(counted)
         else:
             counted.busy, counted.changed = False, True
         self._work.set()
@@ -295,27 +317,44 @@ class Engine:
                 self.alive.discard(process.pid)
                 await _end(process)
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _keep_aside(self) -> None:
+        """Have one more worker for long jobs, at low priority, while there are any."""
+        while True:
+            while not self._calls[True]:
+                self._aside.clear()
+                await self._aside.wait()
+            process = await self._start("aside")
+            try:
+                if not await self._employ(process, aside=True):
+                    await asyncio.sleep(RESTART_SECONDS)
+            finally:
+                await _end(process)
+
+    async def _start(self, *flags: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *self._command,
+            *flags,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, **self._threads},
             limit=LINE_LIMIT,
         )
 
-    async def _employ(self, process: asyncio.subprocess.Process) -> bool:
-        """Give the worker jobs until it dies; whether it ever got ready for one."""
+    async def _employ(self, process: asyncio.subprocess.Process, aside: bool = False) -> bool:
+        """Give the worker jobs until it dies, or aside until there are none; whether it ever got ready for one."""
         assert process.stdin is not None
         assert process.stdout is not None
         if not await process.stdout.readline():
             log.error("an engine worker did not start (exit status %s)", await process.wait())
             return False
-        self.alive.add(process.pid)
+        if not aside:
+            self.alive.add(process.pid)
         reply = asyncio.ensure_future(process.stdout.readline())
         try:
             while not reply.done():
-                job = self._pick()
+                job = self._pick(aside)
+                if job is None and aside:
+                    break
                 if job is None:
                     await self._until_work(reply)
                     continue
@@ -349,6 +388,13 @@ async def _within(seconds: float, reply: asyncio.Future[bytes]) -> bytes:
         return await asyncio.wait_for(reply, seconds)
     except TimeoutError:
         return b""
+
+
+def _why_none(error: dict[str, Any]) -> Exception:
+    """Why there are no suggestions: what the study's engine cannot do is the definition's fault."""
+    if error["type"] == "InvalidInput":
+        return _as_exception(error)
+    return EngineFailed(f"suggestions could not be computed: {error['type']}: {error['message']}")
 
 
 def _fail(answer: Answer, error: Exception) -> None:

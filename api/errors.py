@@ -27,7 +27,8 @@ from suffice.optimizer.errors import Problem
 from .wire import FieldProblem, ProblemOut
 
 MAX_PROBLEMS = 100  # reported per answer
-ALTERNATIVES = ("str", "bool", "int", "float")  # how Pydantic names the types it tried for a field
+ALTERNATIVES = ("str", "bool", "int", "float", "[key]")  # how Pydantic names the types it tried for a field
+KINDS = ("literal[", "constrained-", "dict[", "list[", "union[")  # and those that have parts of their own
 LEASE_LOST = "urn:suffice:lease-lost"
 
 
@@ -122,8 +123,9 @@ def _from_pydantic(error: Mapping[str, Any]) -> Problem:
     place = [str(part) for part in error["loc"]]
     if place[0] in ("body", "query", "path", "header"):
         del place[0]
-    if len(place) > 1 and (place[-1] in ALTERNATIVES or place[-1].startswith(("literal[", "constrained-"))):
+    if len(place) > 1 and place[-1] in ALTERNATIVES:
         del place[-1]
+    place = [part for part in place if not part.startswith(KINDS)]
     if error["type"] == "json_invalid":
         return Problem("body", f"JSON ({error['ctx']['error']} at character {error['loc'][-1]})", None)
     return Problem(".".join(place) or "body", _expectation(error), error.get("input"))

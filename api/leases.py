@@ -15,20 +15,23 @@ when expired leases are swept up.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import delete, insert
 from sqlmodel import Session, col, select
 
-from suffice.optimizer import Budget, Conflict, NotFound, Stop, StopReason, TrialState
+from suffice.optimizer import Budget, Conflict, NotFound, Stop, StopReason, Trial, TrialState
+from suffice.optimizer.decision import counts
+from suffice.optimizer.fidelity import Fidelity
 
 from .database import Database
 from .errors import LeaseLost
-from .store import Clock, by_id, now, views
-from .tables import AskRow, MeasurementRow, StudyRow, SuggestionRow, TrialRow
+from .store import Clock, by_id, known, now, views
+from .tables import AskRow, MeasurementRow, StudyRow, SuggestionRow, TrialRow, context_key
 from .views import measurement_fields, measurement_out
 from .wire import Ask, MeasurementSpec, Report, Tell, TrialOut
 
@@ -55,9 +58,13 @@ class Leases:
         self.database = database
         self.clock = clock
 
-    def ask(self, study_id: int, ask: Ask, since: int = 0) -> Given | Stop | Short:
-        """Queued trials first, then ready suggestions of data version ``since`` or newer, as the budget allows."""
+    def ask(self, study_id: int, ask: Ask, since: int = 0, fidelity: Fidelity | None = None) -> Given | Stop | Short:
+        """Queued trials first, then ready suggestions of data version ``since`` or newer, as the budget allows.
+
+        Only what is in the context of the ask; the caller has checked that. ``fidelity`` says what trials cost.
+        """
         at = self.clock()
+        key = context_key(ask.context)
         with self.database.write() as session:
             study = by_id(session, study_id, lock=True)
             if ask.idempotency_key is not None and (earlier := session.get(AskRow, (study_id, ask.idempotency_key))):
@@ -65,14 +72,16 @@ class Leases:
             _sweep(session, study, at)
             if study.state == "STOPPED":
                 return Stop(StopReason.STOPPED, "the study was stopped")
-            if spent := Budget(study.budget).stop(study.used):
-                return spent
-            left = Budget(study.budget).left(study.used)
+            budget = Budget(study.budget, study.budget_cost)
+            cost = fidelity.spent(_counted(session, study_id)) if fidelity and budget.cost is not None else 0.0
+            if stopped := budget.stop(study.used, cost):
+                return stopped
+            left = budget.left(study.used)
             count = ask.count if left is None else min(ask.count, left)
-            queued = _queued(session, study_id, count)
+            queued = _queued(session, study_id, count, ask.context or {})
             missing = count - len(queued)
-            ready = _ready(session, study_id, since, missing + 1) if missing else []
-            stop = study.stop if study.stop and study.stop["data_version"] == study.data_version else None
+            ready = _ready(session, study_id, key, since, missing + 1) if missing else []
+            stop = _stop(study, key)
             if len(ready) < missing and stop is None:
                 return Short(missing)
             taken = ready[:missing]
@@ -92,11 +101,14 @@ class Leases:
 
     def _again(self, session: Session, study: StudyRow, earlier: AskRow, ask: Ask, at: datetime) -> list[TrialOut]:
         """What an ask of the same key was given, with the leases that are still its own, renewed."""
-        if earlier.count != ask.count:
-            raise Conflict(f"the idempotency key {ask.idempotency_key!r} was used to ask for {earlier.count} trials")
+        if (earlier.request, earlier.count) != ("ask", ask.count):
+            used = f"to {earlier.request} {'for ' * (earlier.request == 'ask')}{earlier.count} trials"
+            raise Conflict(f"the idempotency key {ask.idempotency_key!r} was used {used}")
         answer: list[TrialOut] = []
         for number, attempt in earlier.given:
             trial = _trial(session, study.id, number)
+            if not _within(trial, ask.context or {}):
+                raise Conflict(f"the idempotency key {ask.idempotency_key!r} was used to ask in another context")
             held = trial.attempts == attempt and _resumable(trial)
             if held:
                 _renew(study, trial, at)
@@ -200,17 +212,39 @@ class Leases:
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def _queued(session: Session, study_id: int, count: int) -> list[TrialRow]:
+def _queued(session: Session, study_id: int, count: int, context: Mapping[str, Any]) -> list[TrialRow]:
     waiting = select(TrialRow).where(TrialRow.study_id == study_id, TrialRow.state == str(TrialState.WAITING))
-    return list(session.exec(waiting.order_by(col(TrialRow.number)).limit(count)))
+    ordered = waiting.order_by(col(TrialRow.number))
+    if not context:
+        return list(session.exec(ordered.limit(count)))
+    return list(islice((trial for trial in session.exec(ordered) if _within(trial, context)), count))
 
 
-def _ready(session: Session, study_id: int, since: int, count: int) -> list[SuggestionRow]:
+def _within(trial: TrialRow, context: Mapping[str, Any]) -> bool:
+    return all(trial.parameters[name] == value for name, value in context.items())
+
+
+def _counted(session: Session, study_id: int) -> list[Trial]:
+    """The trials that were handed out and count against the budget."""
+    states = [str(state) for state in TrialState if state is not TrialState.WAITING and counts(state, "")]
+    query = select(TrialRow).where(TrialRow.study_id == study_id, col(TrialRow.state).in_(states))
+    return [trial for trial in known(session, study_id, session.exec(query).all()) if trial.source.method != "added"]
+
+
+def _stop(study: StudyRow, key: str) -> dict[str, Any] | None:
+    """Why there was nothing more to suggest in this context, while that is still so."""
+    stop = study.stop
+    current = stop is not None and (stop["data_version"], stop.get("context", "")) == (study.data_version, key)
+    return stop if current else None
+
+
+def _ready(session: Session, study_id: int, key: str, since: int, count: int) -> list[SuggestionRow]:
     """The next ready suggestions, without those that became a duplicate of a trial after they were computed.
 
     A repeat that the model wants (of a noisy measurement) stays: it was computed with the earlier trial known.
     """
-    query = select(SuggestionRow).where(SuggestionRow.study_id == study_id, SuggestionRow.data_version >= since)
+    wanted = (SuggestionRow.study_id == study_id, SuggestionRow.context == key, SuggestionRow.data_version >= since)
+    query = select(SuggestionRow).where(*wanted)
     while rows := session.exec(query.order_by(col(SuggestionRow.id)).limit(count)).all():
         unknown = select(TrialRow.key).where(
             TrialRow.study_id == study_id,

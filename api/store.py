@@ -7,19 +7,31 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, update
+from sqlalchemy import delete, func, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from suffice.optimizer import Conflict, NotFound, Stop, Suggestion, Trial, TrialState
+from suffice.optimizer import Conflict, InvalidInput, NotFound, Stop, Suggestion, Trial, TrialState
+from suffice.optimizer.errors import Problem
 
 from .database import Database
-from .tables import MeasurementRow, StudyRow, SuggestionRow, TrialRow, key_of, spent
+from .tables import (
+    AnalysesRow,
+    AskRow,
+    EarlierRow,
+    MeasurementRow,
+    StudyRow,
+    SuggestionRow,
+    TrialRow,
+    context_key,
+    key_of,
+    spent,
+)
 from .views import measurement_fields, study_out, trial_known, trial_out
 from .wire import Event, StudyCreate, StudyExport, StudyOut, StudyPatch, TrialAdd, TrialOut
 
 Clock = Callable[[], datetime]
-# What of a study never changes: all that the optimizer has to know, and nothing that only the service uses.
+# What of a study never changes: all that the engine has to know, and nothing that only the service uses.
 DEFINITION = set(StudyCreate.model_fields) - {"name", "budget", "seed", "lease_seconds", "max_retries", "metadata"}
 READY_KEPT = 1000  # ready suggestions of a study, at most
 
@@ -34,7 +46,7 @@ class StudyFacts:
 
     id: int
     name: str
-    definition: dict[str, Any]  # as `Study.from_json` reads it
+    definition: dict[str, Any]  # as `definitions.study_of` reads it
     data_version: int  # when this was read
 
 
@@ -58,7 +70,7 @@ class Store:
     # --- studies ------------------------------------------------------------------------------------------------------
 
     def create(self, definition: StudyCreate, seed: int) -> tuple[int, StudyOut]:
-        """A new study; raises Conflict when its name is taken."""
+        """A new study; raises Conflict when its name is taken, InvalidInput where it learns from one that is not."""
         row = self._new_study(definition, seed)
         self._insert(row)
         return row.id, study_out(row, {})
@@ -96,7 +108,7 @@ class Store:
             if patch.state is not None:
                 row.state = patch.state
             if patch.budget is not None:
-                row.budget = patch.budget.trials
+                row.budget, row.budget_cost = patch.budget.trials, patch.budget.cost
             if patch.lease_seconds is not None:
                 row.lease_seconds = patch.lease_seconds
             if patch.max_retries is not None:
@@ -108,7 +120,12 @@ class Store:
             return study_out(row, _counts(session, [row.id])[row.id])
 
     def delete(self, study_id: int) -> None:
+        """Raises Conflict while other studies learn from it."""
+        learning = select(StudyRow.name).join(EarlierRow, col(EarlierRow.study_id) == StudyRow.id)
         with self.database.write() as session:
+            by_id(session, study_id, lock=True)
+            if names := session.exec(learning.where(EarlierRow.source_id == study_id)).all():
+                raise Conflict(f"it is learned from by {sorted(names)}: delete those first")
             session.exec(delete(StudyRow).where(col(StudyRow.id) == study_id))
 
     def _new_study(self, definition: StudyCreate, seed: int) -> StudyRow:
@@ -118,6 +135,7 @@ class Store:
             definition=definition.model_dump(mode="json", exclude_none=True, include=DEFINITION),
             seed=seed,
             budget=definition.budget.trials,
+            budget_cost=definition.budget.cost,
             lease_seconds=definition.lease_seconds,
             max_retries=definition.max_retries,
             info=definition.metadata,
@@ -130,6 +148,8 @@ class Store:
             with self.database.write() as session:
                 session.add(row)
                 session.flush()
+                for source_id in _sources(session, row).values():
+                    session.add(EarlierRow(study_id=row.id, source_id=source_id))
                 _insert_trials(session, row.id, trials, measured)
         except IntegrityError as error:
             raise Conflict(f"there is a study named {row.name!r} already") from error
@@ -159,11 +179,16 @@ class Store:
         with self.database.read() as session:
             return views(session, study_id, session.exec(query).all())
 
-    def add(self, study_id: int, trials: Sequence[TrialAdd]) -> list[TrialOut]:
-        """Queue points and record finished history, all or nothing; the caller has checked them."""
+    def add(self, study_id: int, trials: Sequence[TrialAdd], key: str | None = None) -> list[TrialOut]:
+        """Queue points and record finished history, all or nothing; the caller has checked them.
+
+        With the ``key`` of an earlier request, what that one added; Conflict where it was another request.
+        """
         at = self.clock()
         with self.database.write() as session:
             study = by_id(session, study_id, lock=True)
+            if key is not None and (earlier := session.get(AskRow, (study_id, key))):
+                return _added_before(session, earlier, trials)
             first = study.next_number
             rows = [self._added(study, trial, at) for trial in trials]
             measured = [
@@ -171,8 +196,10 @@ class Store:
             ]
             _insert_trials(session, study_id, rows, measured)
             study.data_version += 1
-            query = select(TrialRow).where(TrialRow.study_id == study_id, TrialRow.number >= first)
-            return views(session, study_id, session.exec(query.order_by(col(TrialRow.number))).all())
+            if key is not None:
+                given = [(number, 0) for number in range(first, study.next_number)]
+                session.add(AskRow(study_id=study_id, key=key, request="add", count=len(given), given=given))
+            return _from(session, study_id, first, len(trials))
 
     def _added(self, study: StudyRow, trial: TrialAdd, at: datetime) -> dict[str, Any]:
         state = TrialState(trial.state or ("COMPLETED" if trial.measurements else "WAITING"))
@@ -243,6 +270,11 @@ class Store:
 
     # --- for the engine -----------------------------------------------------------------------------------------------
 
+    def earlier(self, study_id: int) -> dict[str, int]:
+        """The studies that this one learns from: their ids by name."""
+        with self.database.read() as session:
+            return _sources(session, by_id(session, study_id))
+
     def data_version(self, study_id: int) -> int:
         with self.database.read() as session:
             return by_id(session, study_id).data_version
@@ -262,25 +294,34 @@ class Store:
             return Changes(trials, study.sequence, study.data_version, study.next_number)
 
     def replace_ready(
-        self, study_id: int, ready: Sequence[Suggestion], known: Changes, *, stop: Stop | None = None
+        self,
+        study_id: int,
+        ready: Sequence[Suggestion],
+        known: Changes,
+        *,
+        stop: Stop | None = None,
+        context: Mapping[str, Any] | None = None,
     ) -> bool:
         """Put ``ready`` in place of the study's ready suggestions; whether they know everything up to this moment.
 
         ``stop`` is what asks are answered once these are handed out and nothing was told since. Suggestions that stand
-        on less than those already there are dropped.
+        on less than those already there are dropped; those for another ``context`` stay while they are as new.
         """
+        key = context_key(context)
         with self.database.write() as session:
             study = by_id(session, study_id, lock=True)
             newest = select(func.max(SuggestionRow.data_version)).where(SuggestionRow.study_id == study_id)
             if known.data_version < (session.exec(newest).one() or 0):
                 return False
-            session.exec(delete(SuggestionRow).where(col(SuggestionRow.study_id) == study_id))
+            outdated = or_(col(SuggestionRow.context) == key, col(SuggestionRow.data_version) < known.data_version)
+            session.exec(delete(SuggestionRow).where(col(SuggestionRow.study_id) == study_id, outdated))
             rows = [
                 {
                     "study_id": study_id,
                     "parameters": s.params,
                     "key": key_of(s.params),
                     "source": {**s.source.to_json(), "data_version": known.data_version},
+                    "context": key,
                     "data_version": known.data_version,
                     "next_number": known.next_number,
                 }
@@ -288,7 +329,8 @@ class Store:
             ]
             if rows:
                 session.exec(insert(SuggestionRow), params=rows)
-            study.stop = None if stop is None else {**stop.to_json(), "data_version": known.data_version}
+            about = {"data_version": known.data_version, "context": key}
+            study.stop = None if stop is None else {**stop.to_json(), **about}
             study.refreshed_at = study.tick()
             return (study.data_version, study.next_number) == (known.data_version, known.next_number)
 
@@ -297,6 +339,16 @@ class Store:
         with self.database.read() as session:
             study = by_id(session, study_id)
             return study.best, study.data_version
+
+    def analyses(self, study_id: int) -> AnalysesRow | None:
+        """The study's last analyses, if there are any."""
+        with self.database.read() as session:
+            return session.get(AnalysesRow, study_id)
+
+    def save_analyses(self, study_id: int, cards: list[dict[str, Any]], data_version: int) -> None:
+        with self.database.write() as session:
+            by_id(session, study_id)
+            session.merge(AnalysesRow(study_id=study_id, cards=cards, data_version=data_version))
 
     def save_best(self, study_id: int, best: dict[str, Any]) -> None:
         with self.database.write() as session:
@@ -314,16 +366,53 @@ def by_id(session: Session, study_id: int, *, lock: bool = False) -> StudyRow:
 
 def views(session: Session, study_id: int, rows: Sequence[TrialRow], *, with_lease: bool = False) -> list[TrialOut]:
     """Trials with their measurements."""
+    measured = _measured(session, study_id, rows)
+    return [trial_out(row, measured.get(row.number, []), with_lease=with_lease) for row in rows]
+
+
+def known(session: Session, study_id: int, rows: Sequence[TrialRow]) -> list[Trial]:
+    """Trials as the optimizer knows them."""
+    measured = _measured(session, study_id, rows)
+    return [trial_known(row, measured.get(row.number, [])) for row in rows]
+
+
+def _measured(session: Session, study_id: int, rows: Sequence[TrialRow]) -> dict[int, list[MeasurementRow]]:
     if not rows:
-        return []
+        return {}
     query = select(MeasurementRow).where(MeasurementRow.study_id == study_id)
     numbers = [row.number for row in rows]
     if len(numbers) <= 500:  # parameters of one statement
         query = query.where(col(MeasurementRow.number).in_(numbers))
     else:
         query = query.where(col(MeasurementRow.number).between(min(numbers), max(numbers)))
-    measured = _by_number(session.exec(query.order_by(col(MeasurementRow.id))))
-    return [trial_out(row, measured.get(row.number, []), with_lease=with_lease) for row in rows]
+    return _by_number(session.exec(query.order_by(col(MeasurementRow.id))))
+
+
+def _sources(session: Session, row: StudyRow) -> dict[str, int]:
+    """The ids of the studies that one learns from, by name; raises InvalidInput for one that is not there."""
+    names = row.definition.get("earlier") or []
+    query = select(StudyRow.name, StudyRow.id).where(col(StudyRow.name).in_(names), StudyRow.id != row.id)
+    found = dict(session.exec(query.with_for_update(read=True)).all()) if names else {}
+    missing = [(i, name) for i, name in enumerate(names) if name not in found or name in names[:i]]
+    if missing:
+        expected = "the name of another study of this service, once"
+        raise InvalidInput.of(Problem(f"earlier.{i}", expected, name) for i, name in missing)
+    return {name: found[name] for name in names}
+
+
+def _from(session: Session, study_id: int, first: int, count: int) -> list[TrialOut]:
+    query = select(TrialRow).where(TrialRow.study_id == study_id, TrialRow.number >= first)
+    return views(session, study_id, session.exec(query.order_by(col(TrialRow.number)).limit(count)).all())
+
+
+def _added_before(session: Session, earlier: AskRow, trials: Sequence[TrialAdd]) -> list[TrialOut]:
+    """What a request to add with the same key added; Conflict where it added other configurations."""
+    same: list[TrialOut] = []
+    if (earlier.request, earlier.count) == ("add", len(trials)):
+        same = _from(session, earlier.study_id, earlier.given[0][0], len(trials))
+    if [trial.parameters for trial in same] != [trial.parameters for trial in trials]:
+        raise Conflict(f"the idempotency key {earlier.key!r} was used for another request")
+    return same
 
 
 def _by_name(session: Session, name: str) -> StudyRow:

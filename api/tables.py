@@ -47,7 +47,7 @@ class Base(SQLModel):
 
 
 class StudyRow(Base, table=True):
-    """A study. ``definition`` never changes: parameters, constraints, objectives, acquisition, noise."""
+    """A study. ``definition`` never changes: the space, the goal, and every setting of how it is searched."""
 
     __tablename__ = "studies"
     __table_args__ = {"sqlite_autoincrement": True}  # an id is never used twice
@@ -58,6 +58,7 @@ class StudyRow(Base, table=True):
     seed: int = Field(sa_type=BigInteger)
     state: str = "ACTIVE"
     budget: int | None = None
+    budget_cost: float | None = None
     lease_seconds: float
     max_retries: int
     info: dict[str, Any] = Field(
@@ -147,24 +148,54 @@ class SuggestionRow(Base, table=True):
     parameters: dict[str, Any] = Field(sa_type=Document)
     key: str = Field(max_length=32)
     source: dict[str, Any] = Field(sa_type=Document)
+    context: str = Field(default="", max_length=32)  # `context_key` of what it was computed for
     data_version: int  # what was known when it was computed
     next_number: int  # trials from this number on were not
 
 
 class AskRow(Base, table=True):
-    """What an ask with an idempotency key was given: the trials' numbers and which attempt at each."""
+    """What a request with an idempotency key was given: the trials' numbers and which attempt at each.
+
+    ``request`` is "ask", or "add" for points of one's own, which are no attempt yet.
+    """
 
     __tablename__ = "asks"
 
     study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")], primary_key=True)
     key: str = Field(max_length=200, primary_key=True)
+    request: str = "ask"
     count: int
     given: list[tuple[int, int]] = Field(sa_type=Document)
+
+
+class EarlierRow(Base, table=True):
+    """That a study learns from another one, which therefore cannot be deleted before it."""
+
+    __tablename__ = "earlier"
+    __table_args__ = (Index("ix_earlier_source", "source_id"),)
+
+    study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")], primary_key=True)
+    source_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="RESTRICT")], primary_key=True)
+
+
+class AnalysesRow(Base, table=True):
+    """The last analyses of a study, and on which data they stand."""
+
+    __tablename__ = "analyses"
+
+    study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")], primary_key=True)
+    data_version: int
+    cards: list[dict[str, Any]] = Field(sa_type=Document)
 
 
 def spent(state: TrialState, method: str) -> bool:
     """Whether a trial counts against the budget: what waits in the queue does once it is handed out."""
     return state is not TrialState.WAITING and counts(state, method)
+
+
+def context_key(context: Mapping[str, Any] | None) -> str:
+    """A fingerprint of a context; empty where there is none."""
+    return key_of(context) if context else ""
 
 
 def key_of(parameters: Mapping[str, Any]) -> str:

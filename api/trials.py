@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Query, Response
 from fastapi.concurrency import run_in_threadpool
 
-from suffice.optimizer import Stop
+from suffice.optimizer import Stop, Study
+from suffice.optimizer.context import check_context
+from suffice.optimizer.fidelity import Fidelity
 
-from .definitions import check_points, check_report, check_tell
+from .definitions import check_points, check_report, check_slopes, check_tell
 from .deps import Cursor, Limit, Name, Number, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .leases import Given, Short
@@ -20,6 +23,7 @@ from .wire import (
     Cancel,
     Fail,
     Heartbeat,
+    MeasurementSpec,
     Report,
     State,
     StopOut,
@@ -42,15 +46,18 @@ async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> A
     """Hands out trials, each with a lease (201), or says that nothing more should be tried (200).
 
     Queued trials come first, then suggestions that the engine prepared. `source.data_version` says on which data a
-    suggestion stands; with `fresh` it knows everything told before this request. Nothing is handed out unless all of
+    suggestion stands; with `fresh` it knows everything told before this request. A study that has contexts wants the
+    values of all of them, and usually computes a suggestion for them then. Nothing is handed out unless all of
     `count` can be (the budget and a finite space excepted): after `max_wait_s` the answer is 503.
     """
-    study = await run_in_threadpool(parts.study, name)
+    study, definition = await run_in_threadpool(parts.defined, name)
+    context = await run_in_threadpool(check_context, definition.space, definition.context, wanted.context)
+    wanted = wanted.model_copy(update={"context": context})
     since = study.data_version if wanted.fresh else 0
     parts.engine.noted(study.id, wanted.count, fresh=wanted.fresh)
     try:
         async with asyncio.timeout(wanted.max_wait_s):
-            given = await _ask(parts, study.id, wanted, since)
+            given = await _ask(parts, study.id, wanted, since, definition.fidelity)
     except TimeoutError:
         raise Unavailable(f"no suggestion was ready within {wanted.max_wait_s:g} s; nothing was handed out") from None
     if isinstance(given, Stop):
@@ -60,13 +67,13 @@ async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> A
     return AskOut(trials=given.trials)
 
 
-async def _ask(parts: Parts, study_id: int, wanted: Ask, since: int) -> Given | Stop:
+async def _ask(parts: Parts, study_id: int, wanted: Ask, since: int, fidelity: Fidelity | None) -> Given | Stop:
     while True:
         with parts.engine.asking(study_id):
-            given = await run_in_threadpool(parts.leases.ask, study_id, wanted, since)
+            given = await run_in_threadpool(parts.leases.ask, study_id, wanted, since, fidelity)
         if not isinstance(given, Short):
             return given
-        await parts.engine.refill(study_id, given.count)
+        await parts.engine.refill(study_id, given.count, wanted.context)
 
 
 @router.get("/trials", responses=problems(404, 422), summary="List trials")
@@ -92,7 +99,7 @@ def list_trials(
 def add_trials(parts: PartsDep, name: Name, added: TrialsAdd) -> TrialPage:
     """Points to try next (they wait in the queue), or finished history with its results. All are added, or none."""
     study, definition = parts.defined(name)
-    trials = parts.store.add(study.id, check_points(definition, added.trials))
+    trials = parts.store.add(study.id, check_points(definition, added.trials), added.idempotency_key)
     parts.engine.wake(study.id)
     return TrialPage(trials=trials)
 
@@ -111,10 +118,18 @@ def tell(parts: PartsDep, name: Name, number: Number, told: Tell) -> TrialOut:
     """The same result told again changes nothing and is 200; a different one is 409."""
     study, definition = parts.defined(name)
     check_tell(definition, told)
+    _check_slopes(parts, study.id, definition, number, told.measurements)
     trial, news = parts.leases.tell(study.id, number, told)
     if news:
         parts.engine.wake(study.id)
     return trial
+
+
+def _check_slopes(
+    parts: Parts, study_id: int, definition: Study, number: int, measurements: Sequence[MeasurementSpec]
+) -> None:
+    if any(m.gradient for m in measurements):
+        check_slopes(definition, parts.store.trial(study_id, number).parameters, measurements)
 
 
 @router.post(
@@ -126,6 +141,7 @@ def report(parts: PartsDep, name: Name, number: Number, reported: Report) -> Tri
     """Each measurement says its step; a second value for a step replaces the first. Renews the lease."""
     study, definition = parts.defined(name)
     check_report(definition, reported.measurements)
+    _check_slopes(parts, study.id, definition, number, reported.measurements)
     trial = parts.leases.report(study.id, number, reported)
     parts.engine.wake(study.id, refresh=False)
     return trial

@@ -17,7 +17,7 @@ def study_out(row: StudyRow, trials: Mapping[str, int]) -> StudyOut:
         name=row.name,
         seed=row.seed,
         state=row.state,  # type: ignore[arg-type]
-        budget=BudgetSpec(trials=row.budget),
+        budget=BudgetSpec(trials=row.budget, cost=row.budget_cost),
         lease_seconds=row.lease_seconds,
         max_retries=row.max_retries,
         metadata=row.info,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what databases hold
 Value = str | bool | Whole | float  # a parameter's value; JSON keeps the types apart
+Configuration = dict[str, Value]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$")]
 
 
@@ -51,6 +52,50 @@ class CostSpec(Wire):
 
 class BudgetSpec(Wire):
     trials: int | None = Field(default=None, ge=1, lt=2**31)
+    cost: FiniteFloat | None = Field(default=None, gt=0)  # of all trials together, in the unit of a fidelity's cost
+
+
+class ModelSpec(Wire):
+    """How results are modelled (see suffice.optimizer.model_choice)."""
+
+    warping: bool = False
+    outliers: bool = False
+    prior: str = "auto"  # or "sparse"
+
+
+class FidelitySpec(Wire):
+    """Where fidelity parameters count, and what a trial costs: a formula over parameters, or a metric."""
+
+    target: Configuration
+    cost: str | None = None
+    metric: str | None = None
+
+
+class ConservativeSpec(Wire):
+    """The configuration in use, and how far the study may fall behind it, in the objective's unit."""
+
+    baseline: Configuration
+    margin: FiniteFloat
+    probability: FiniteFloat = 0.95
+
+
+class GlobalStoppingSpec(Wire):
+    """Stop when the last ``window`` trials improved the best by less than ``bar`` interquartile ranges of all results.
+
+    Ax's policy (see suffice.adapters.ax.Improvement). Nothing is stopped before ``min_trials`` are completed, or while
+    trials run, unless ``while_running``.
+    """
+
+    name: Literal["improvement"] = "improvement"
+    min_trials: int = 10
+    window: int = 5
+    bar: FiniteFloat = 0.1
+    while_running: bool = False
+
+
+Distribution = (
+    Literal["uniform"] | dict[str, list[Value]]
+)  # or {"normal": [mean, sd]}, {"weights": [...]}, {"samples": [...]}
 
 
 class StudyCreate(Wire):
@@ -64,6 +109,17 @@ class StudyCreate(Wire):
     acquisition: str | dict[str, str | FiniteFloat] = "auto"  # a name, or {"name": ..., option: value}
     noise: Literal["auto", "none"] | FiniteFloat = "auto"  # a number: the known standard deviation of the noise
     cost: CostSpec | None = None  # with one, asks answer Stop when no trial is expected to gain its cost
+    model: ModelSpec | None = None
+    context: list[str] = []  # parameters that are given with every ask instead of chosen
+    fidelity: FidelitySpec | None = None
+    environment: dict[str, Distribution] | list[Configuration] | None = None  # of what chance will set; or scenarios
+    risk: Literal["expectation"] | dict[str, FiniteFloat] | None = (
+        None  # over the environment; {"var" or "cvar": level}
+    )
+    conservative: ConservativeSpec | None = None
+    earlier: list[Name] = []  # studies of this service to learn from
+    engine: Literal["suffice", "ax"] = "suffice"  # who chooses what to try
+    global_stopping: GlobalStoppingSpec | None = None
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
     seed: int | None = Field(default=None, ge=0, lt=2**53)  # None: the service draws one and reports it
     lease_seconds: float = Field(default=60.0, gt=0, le=86400)  # a worker that is silent for longer loses its trial
@@ -131,7 +187,7 @@ State = Literal["WAITING", "RUNNING", "COMPLETED", "FAILED", "INFEASIBLE", "PRUN
 class TrialOut(Wire):
     number: int
     state: State
-    parameters: dict[str, Value]
+    parameters: Configuration
     measurements: list[MeasurementSpec] = []
     source: SourceOut
     reason: str | None = None
@@ -168,6 +224,7 @@ class Ask(Wire):
     """POST /v1/studies/{name}/ask"""
 
     count: int = Field(default=1, ge=1, le=1000)
+    context: Configuration | None = None  # the values of the study's contexts, all of them
     worker: str | None = Field(default=None, max_length=200)
     fresh: bool = False  # wait for suggestions that know everything told so far
     max_wait_s: float = Field(default=30.0, gt=0, le=600)  # 503 with Retry-After when nothing is ready by then
@@ -219,7 +276,7 @@ class Cancel(Wire):
 class TrialAdd(Wire):
     """A point of one's own: WAITING (the next ask hands it out), or finished history with its measurements."""
 
-    parameters: dict[str, Value]
+    parameters: Configuration
     state: Literal["WAITING", "COMPLETED", "INFEASIBLE", "PRUNED", "FAILED"] | None = None  # None: by measurements
     measurements: list[MeasurementSpec] = []
     reason: str | None = Field(default=None, max_length=2000)
@@ -229,6 +286,7 @@ class TrialsAdd(Wire):
     """POST .../trials: all or nothing."""
 
     trials: list[TrialAdd] = Field(min_length=1, max_length=10_000)
+    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
 
 
 class TrialPage(Wire):
@@ -236,13 +294,39 @@ class TrialPage(Wire):
     next_cursor: str | None = None
 
 
+class Within(Wire):
+    """POST .../best, .../pareto and .../advice: the same as GET, in a context of a study that has contexts."""
+
+    context: Configuration
+    max_wait_s: float = Field(default=30.0, gt=0, le=600)
+
+
+class Expected(Wire):
+    """What the model expects of a metric, in its own unit."""
+
+    mean: float
+    sd: float
+
+
 class BestOut(Wire):
-    """The recommended trial. ``mean`` and ``sd`` are the posterior's at its configuration, in the objective's unit."""
+    """The recommended trial. ``mean`` and ``sd`` are the posterior's at ``parameters``, in the objective's unit.
+
+    ``parameters`` is the trial's configuration; in a context that it did not run in, that configuration moved there;
+    with fidelities the same at the target; with an environment the design alone.
+    """
 
     trial: TrialOut
+    parameters: Configuration
     mean: float | None = None
     sd: float | None = None
     why: str
+    expected: dict[str, Expected] = {}  # on a Pareto front: per objective
+    probability: float | None = None  # on a Pareto front: the chance that no other trial really dominates this one
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The configuration to use, as the core's `Best` calls it."""
+        return dict(self.parameters)
 
 
 class ParetoOut(Wire):
@@ -261,15 +345,65 @@ class AdviceOut(Wire):
     pays: bool | None = None
     gain: float | None = None
     cost: float | None = None
-    parameters: dict[str, Value] | None = None
+    parameters: Configuration | None = None
     why: str
     data_version: int
+
+
+class CoverageOut(Wire):
+    """How often the truth lies in the model's central interval of a probability; as often as that, ideally."""
+
+    level: float
+    share: float
+
+
+class ImportanceOut(Wire):
+    """The share of the objective's variance over the space that a parameter explains alone, and with interactions."""
+
+    parameter: str
+    alone: float
+    total: float
+
+
+class PredictedOut(Wire):
+    """A result, and what the model expects of it when it knows all others; in the objective's unit."""
+
+    observed: float
+    mean: float
+    sd: float  # noise included
+
+
+class DiagnosticsOut(Wire):
+    """GET .../diagnostics: whether the model can be trusted, and what matters."""
+
+    r2: float  # the share of variance that leave-one-out predictions explain; 0 or less: nothing
+    coverage: list[CoverageOut]
+    importance: list[ImportanceOut]
+    leave_one_out: list[PredictedOut]
+    data_version: int
+
+
+class CardOut(Wire):
+    """One of Ax's analyses: a Plotly figure, and the table behind it; without a figure, the subtitle says why not."""
+
+    name: str
+    title: str
+    subtitle: str
+    plotly: dict[str, Any] | None = None
+    table: list[dict[str, Any]]
+
+
+class AnalysesOut(Wire):
+    """GET .../analyses"""
+
+    cards: list[CardOut]
+    data_version: int  # of the study when they were computed: what was told since is not in them
 
 
 class Predict(Wire):
     """POST .../predict"""
 
-    configurations: list[dict[str, Value]] = Field(min_length=1, max_length=10_000)
+    configurations: list[Configuration] = Field(min_length=1, max_length=10_000)
     max_wait_s: float = Field(default=30.0, gt=0, le=600)
 
 

@@ -15,15 +15,19 @@ import signal
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TextIO
 
-from suffice.optimizer import Conflict, InvalidInput, NotFound, Stop, Study, Suggestion, Trial, TrialState
+from suffice.optimizer import Best, Conflict, InvalidInput, NotFound, Stop, Study, TrialState
 
+from .chooser import Chooser, chooser, why_no_more
 from .database import Database
+from .definitions import study_of
 from .store import Changes, Store
 
+JOBS = ("refresh", "best", "pareto", "advice", "predict", "diagnostics", "analyses")
 WARM_STUDIES = 32
 MOST = 16  # spare suggestions
 EARLY = 16  # suggestions prepared before there is a model: they cost next to nothing
@@ -36,68 +40,96 @@ HEAVY = (
 log = logging.getLogger("suffice.engine")
 
 
+@dataclass(slots=True)
+class Warm:
+    """A study that is kept, and the change that it was read up to."""
+
+    study: Study
+    choose: Chooser
+    earlier: Mapping[str, int]  # the studies that it learns from: their ids
+    since: int = 0
+
+
 class Worker:
     """Computes, and writes what it computed to the store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._warm: OrderedDict[int, tuple[Study, int]] = OrderedDict()  # the study and the change it was read up to
+        self._warm: OrderedDict[int, Warm] = OrderedDict()
 
     def run(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a job."""
-        match job["kind"]:
-            case "refresh":
-                return self.refresh(job["study"], job["count"], job["spare"])
-            case "best":
-                return self.best(job["study"])
-            case "pareto":
-                return self.pareto(job["study"])
-            case "advice":
-                return self.advice(job["study"])
-            case "predict":
-                return self.predict(job["study"], job["configurations"])
-            case kind:
-                raise InvalidInput("kind", "refresh, best, pareto, advice or predict", kind)
+        """The answer to a job: its kind is the name of a method, its other fields are that one's arguments."""
+        if job["kind"] not in JOBS:
+            raise InvalidInput("kind", f"one of {list(JOBS)}", job["kind"])
+        arguments = {name: value for name, value in job.items() if name not in ("kind", "study")}
+        found: dict[str, Any] = getattr(self, job["kind"])(job["study"], **arguments)
+        return found
 
-    def refresh(self, study_id: int, count: int, spare: int = 0) -> dict[str, Any]:
+    def refresh(
+        self, study_id: int, count: int, spare: int = 0, context: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Replace the study's ready suggestions by ``count`` that know everything up to now, and about ``spare`` more.
 
+        Of a study with contexts those in ``context``, or in the newest trial's, which may well be the next one's.
         ``current`` in the answer: nothing happened meanwhile that they do not know.
         """
         study, known = self._read(study_id)
+        context = context or {name: study.trials[-1].params[name] for name in study.context if study.trials}
+        if study.context and not context:
+            return {"current": True, "ready": 0}
         if not any(trial.state.informative for trial in study.trials):
             count = max(count, EARLY)
         elif spare:
             running = sum(trial.state is TrialState.RUNNING for trial in study.trials)
             count += min(max(spare, running + 1), MOST)  # each of the workers may be back before the next refresh
-        ready = study.suggest(count, first_number=known.next_number)
+        choose = self._warm[study_id].choose
+        ready = choose(study, count, known.next_number, context)
         suggestions = [] if isinstance(ready, Stop) else ready
-        stop = _why_no_more(study, ready, known.next_number) if len(suggestions) < count else None
-        current = self.store.replace_ready(study_id, suggestions, known, stop=stop)
+        stop = why_no_more(choose, study, ready, known.next_number, context) if len(suggestions) < count else None
+        current = self.store.replace_ready(study_id, suggestions, known, stop=stop, context=context)
         return {"current": current, "ready": len(suggestions)}
 
-    def best(self, study_id: int) -> dict[str, Any]:
-        """The recommended trial of today; kept with the study."""
+    def best(self, study_id: int, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The recommended trial of today; kept with the study where it depends on no context."""
         study, known = self._read(study_id)
-        best = study.best
-        answer = {
-            "number": best.trial.number,
-            "mean": best.mean,
-            "sd": best.sd,
-            "why": best.why,
-            "data_version": known.data_version,
-        }
-        self.store.save_best(study_id, answer)
+        best = study.best_at(context) if context else study.best
+        answer = {**_recommended(best), "data_version": known.data_version}
+        if not context:
+            self.store.save_best(study_id, answer)
         return answer
 
-    def pareto(self, study_id: int) -> dict[str, Any]:
+    def pareto(self, study_id: int, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
         study, known = self._read(study_id)
-        front = [{"number": b.trial.number, "mean": b.mean, "sd": b.sd, "why": b.why} for b in study.pareto]
-        return {"trials": front, "data_version": known.data_version}
+        front = study.pareto_at(context) if context else study.pareto
+        return {"trials": [_recommended(best) for best in front], "data_version": known.data_version}
 
-    def advice(self, study_id: int) -> dict[str, Any]:
+    def advice(self, study_id: int, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
         study, known = self._read(study_id)
-        return {**study.advice.to_json(), "data_version": known.data_version}
+        advice = study.advice_at(context) if context else study.advice
+        return {**advice.to_json(), "data_version": known.data_version}
+
+    def diagnostics(self, study_id: int) -> dict[str, Any]:
+        """How well the model predicts what it has not seen, and which parameters matter."""
+        study, known = self._read(study_id)
+        found = study.diagnostics
+        columns = (found.observed.tolist(), found.mean.tolist(), found.sd.tolist())
+        return {
+            "r2": found.r2,
+            "coverage": [{"level": level, "share": share} for level, share in found.coverage.items()],
+            "importance": [
+                {"parameter": name, "alone": i.alone, "total": i.total} for name, i in found.importance.items()
+            ],
+            "leave_one_out": [{"observed": y, "mean": m, "sd": s} for y, m, s in zip(*columns, strict=True)],
+            "data_version": known.data_version,
+        }
+
+    def analyses(self, study_id: int) -> dict[str, Any]:
+        """Ax's analyses; kept with the study. Takes seconds to minutes."""
+        from suffice.adapters.ax import analyse
+
+        study, known = self._read(study_id)
+        self.store.save_analyses(study_id, [card.to_json() for card in analyse(study)], known.data_version)
+        return {}
 
     def predict(self, study_id: int, configurations: list[dict[str, Any]]) -> dict[str, Any]:
         study, known = self._read(study_id)
@@ -111,26 +143,30 @@ class Worker:
 
     def _read(self, study_id: int) -> tuple[Study, Changes]:
         """The study as the store has it now."""
-        if study_id not in self._warm:
-            self._warm[study_id] = (Study.from_json(self.store.definition(study_id)), 0)
-        study, since = self._warm.pop(study_id)
-        known = self.store.changes(study_id, since)
-        study.load(known.trials)
-        self._warm[study_id] = (study, known.sequence)
+        warm = self._warm.pop(study_id, None) or self._open(study_id)
+        known = self.store.changes(study_id, warm.since)
+        warm.study.load(known.trials)
+        warm.since = known.sequence
+        self._warm[study_id] = warm
         while len(self._warm) > WARM_STUDIES:
             self._warm.popitem(last=False)
-        return study, known
+        return warm.study, known
+
+    def _open(self, study_id: int) -> Warm:
+        definition = self.store.definition(study_id)
+        return Warm(study_of(definition), chooser(definition), self.store.earlier(study_id))
 
 
-def _why_no_more(study: Study, ready: Sequence[Suggestion] | Stop, number: int) -> Stop | None:
-    """What an ask is answered once ``ready`` is handed out: what the study says with all of it pending."""
-    if isinstance(ready, Stop):
-        return ready
-    beside = Study.from_json(study.to_json())
-    beside.load(study.trials)
-    beside.load(Trial(number + i, s.params, TrialState.WAITING, source=s.source) for i, s in enumerate(ready))
-    after = beside.suggest(1)
-    return after if isinstance(after, Stop) else None
+def _recommended(best: Best) -> dict[str, Any]:
+    return {
+        "number": best.trial.number,
+        "parameters": best.params,
+        "mean": best.mean,
+        "sd": best.sd,
+        "why": best.why,
+        "expected": {metric: {"mean": mean, "sd": sd} for metric, (mean, sd) in best.expected.items()},
+        "probability": best.probability,
+    }
 
 
 def answer(worker: Worker, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,6 +207,9 @@ def _import_heavy() -> None:
 
 
 def main() -> None:
+    """Serve the database that is the first argument; with a second one, ``aside``, at the lowest priority."""
+    if "aside" in sys.argv[2:]:
+        os.nice(19)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group: the service decides
     out = os.fdopen(os.dup(1), "w")

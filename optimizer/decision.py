@@ -18,6 +18,7 @@ class StopReason(StrEnum):
     BUDGET = "budget spent"
     EXHAUSTED = "space exhausted"
     GAIN = "gain below cost"
+    NO_PROGRESS = "no progress"  # as a policy for the whole study has it
     STOPPED = "stopped by the user"
 
 

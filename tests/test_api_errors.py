@@ -79,7 +79,7 @@ def parameter(**fields: Any) -> dict[str, Any]:
             TELL,
             {"measurements": [{"metric": "loss", "value": 1, "gradient": {"x9": 1}}]},
             "measurements.0.gradient.x9",
-            "x9",
+            1.0,
         ),
         ("POST", TELL, {"measurements": RESULT, "state": "RUNNING"}, "state", "RUNNING"),
         ("POST", f"{STUDY}/trials/0/report", {"measurements": RESULT}, "measurements.0.step", None),

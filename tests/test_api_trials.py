@@ -201,7 +201,7 @@ def test_expired_leases_are_swept_up_while_nobody_asks(tmp_path: Path):
         study = service.study("swept", lease_seconds=10)
         service.call("POST", f"{study}/trials", {"trials": [{"parameters": {"x1": 0, "x2": 0}}]})
         service.ask(study)
-        with httpx.stream("GET", f"{service.url}{study}/events", timeout=60) as events:
+        with httpx.stream("GET", f"{service.url}{study}/events?after=0", timeout=60) as events:
             service.clock.advance(11)
             assert any('"state":"WAITING"' in line.replace(" ", "") for line in events.iter_lines())
 

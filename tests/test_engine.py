@@ -30,7 +30,7 @@ from suffice.api import worker
 folder = Path({folder!r})
 refresh = worker.Worker.refresh
 
-def odd(self, study_id, count, spare):
+def odd(self, study_id, count, spare, context):
     what = (folder / "do").read_text()
     with open(folder / "done", "a") as done:
         done.write(f"{{study_id}} {{count + spare}} {{what}}\\n")
@@ -41,7 +41,7 @@ def odd(self, study_id, count, spare):
             raise RuntimeError("out of ideas")
         case "wait":
             (folder / "fifo").read_text()
-    return refresh(self, study_id, count, spare)
+    return refresh(self, study_id, count, spare, context)
 
 worker.Worker.refresh = odd
 worker.main()

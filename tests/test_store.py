@@ -1,5 +1,6 @@
 """Studies, trials and leases in the database: who gets what, what is accepted, what is counted. No engine, no HTTP."""
 
+import json
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from live import Bench, check_counters, measured, result, token
 from sqlalchemy import event
 
-from suffice.api.database import HEAD, Database, migrate, revision
+from suffice.api.database import HEAD, Database, migrate, revision, upgrade
 from suffice.api.errors import LeaseLost
 from suffice.api.leases import Given, Leases, Short
 from suffice.api.store import Store
@@ -27,7 +28,8 @@ from suffice.api.wire import (
     Tell,
     TrialAdd,
 )
-from suffice.optimizer import Conflict, InvalidInput, NotFound, Source, Stop, Suggestion, TrialState
+from suffice.optimizer import Conflict, InvalidInput, NotFound, Source, Stop, StopReason, Suggestion, TrialState
+from suffice.optimizer.fidelity import Fidelity
 
 
 @pytest.fixture
@@ -445,10 +447,130 @@ def test_migrations_make_the_tables_that_the_code_wants(bench: Bench):
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
+def test_a_database_of_the_first_revision_is_brought_up_and_works_on(tmp_path: Path):
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    upgrade(database, "0001")
+    study = {
+        "id": 1,
+        "name": "study",
+        "definition": {"parameters": [{"name": "x", "type": "float", "low": 0, "high": 1e6}], "objectives": [{}]},
+        "seed": 1,
+        "state": "ACTIVE",
+        "budget": 3,
+        "lease_seconds": 10,
+        "max_retries": 3,
+        "info": {},
+        **dict.fromkeys(("created_at", "updated_at"), "2026-01-01 00:00:00"),
+        "next_number": 1,
+        "used": 1,
+        "sequence": 2,
+        "data_version": 1,
+        "changed_at": 0,
+        "refreshed_at": 2,
+        "stop": None,
+        "best": {"number": 0, "mean": None, "sd": None, "why": "it was", "data_version": 1},
+    }
+    trial = {"state": "COMPLETED", "source": {"method": "quasi-random"}, "attempts": 1, "created_at": "2026-01-01"}
+    suggestion = {"id": 7, "source": {"method": "quasi-random"}, "data_version": 1, "next_number": 1}
+    value = {"id": 1, "metric": "objective", "value": 2.5}
+    with sqlite3.connect(str(database.engine.url.database)) as connection:
+        for table, row in (
+            ("studies", study),
+            ("trials", {"study_id": 1, "number": 0, "parameters": {"x": 4.0}, "key": "k", "sequence": 1, **trial}),
+            ("measurements", {"study_id": 1, "number": 0, **value}),
+            ("suggestions", {"study_id": 1, "parameters": {"x": 5.0}, "key": "l", **suggestion}),
+            ("asks", {"study_id": 1, "key": "mine", "count": 1, "given": [[0, 1]]}),
+        ):
+            fields = [json.dumps(v) if isinstance(v, dict | list) else v for v in row.values()]
+            marks = ", ".join("?" * len(fields))
+            connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", fields)
+    connection.close()
+    migrate(database)
+    store, leases = Store(database), Leases(database)
+    assert store.study(1).budget == BudgetSpec(trials=3)
+    assert store.trial(1, 0).values == {"objective": 2.5}
+    assert store.best(1) == (None, 1)
+    again = leases.ask(1, Ask(idempotency_key="mine"))
+    assert isinstance(again, Given)
+    assert [t.number for t in again.trials] == [0]
+    given = leases.ask(1, Ask())
+    assert isinstance(given, Given)
+    assert [(t.number, t.parameters) for t in given.trials] == [(1, {"x": 5.0})]
+
+
 def test_migrating_is_done_once_also_by_several_at_a_time(tmp_path: Path):
     databases = [Database(f"sqlite:///{tmp_path / 'new.db'}") for _ in range(4)]
     together(4, lambda i: migrate(databases[i]))
     assert Store(databases[0]).studies(None, 10) == []
+
+
+def test_a_study_that_is_learned_from_cannot_be_deleted(bench: Bench):
+    child = bench.create("child", earlier=["study"])
+    assert bench.store.earlier(child) == {"study": bench.id}
+    with pytest.raises(Conflict, match=r"learned from by \['child'\]"):
+        bench.store.delete(bench.id)
+    bench.store.delete(child)
+    bench.store.delete(bench.id)
+
+
+@pytest.mark.parametrize("names", [["nobody"], ["study", "study"], ["child"]])
+def test_what_is_learned_from_has_to_be_there(bench: Bench, names: list[str]):
+    with pytest.raises(InvalidInput, match=rf"earlier\.{len(names) - 1}: expected the name of another study"):
+        bench.create("child", earlier=names)
+    assert [s.name for s in bench.store.studies(None, 9)] == ["study"]
+
+
+def test_points_added_twice_with_one_key_are_added_once(bench: Bench):
+    points = [TrialAdd(parameters={"x": 1.0}), TrialAdd(parameters={"x": 2.0}, measurements=[measured(3.0)])]
+    first = bench.store.add(bench.id, points, "k")
+    bench.store.add(bench.id, points)
+    assert bench.store.add(bench.id, points, "k") == first
+    assert [t.number for t in bench.store.trials(bench.id, -1, None)] == [0, 1, 2, 3]
+    for other in (points[:1], [points[0], points[0]]):
+        with pytest.raises(Conflict, match="another request"):
+            bench.store.add(bench.id, other, "k")
+    with pytest.raises(Conflict, match="used to add 2 trials"):
+        bench.leases.ask(bench.id, Ask(count=2, idempotency_key="k"))
+    bench.ask(idempotency_key="ask")
+    with pytest.raises(Conflict, match="another request"):
+        bench.store.add(bench.id, points[:1], "ask")
+
+
+def test_asks_take_what_is_in_their_context(bench: Bench):
+    known = bench.store.changes(bench.id, 0)
+    for site in ("north", "south"):
+        ready = [Suggestion({"x": float(i), "site": site}, Source("expected_improvement")) for i in range(2)]
+        bench.store.replace_ready(bench.id, ready, known, context={"site": site})
+    bench.store.add(bench.id, [TrialAdd(parameters={"x": 9.0, "site": "south"})])
+    first, second = bench.ask(2, context={"site": "south"})
+    assert (first.parameters, second.parameters) == ({"x": 9.0, "site": "south"}, {"x": 0.0, "site": "south"})
+    assert [t.parameters["site"] for t in bench.ask(2, context={"site": "north"}, idempotency_key="k")] == ["north"] * 2
+    assert bench.leases.ask(bench.id, Ask(context={"site": "north"})) == Short(1)
+    with pytest.raises(Conflict, match="another context"):
+        bench.leases.ask(bench.id, Ask(count=2, context={"site": "south"}, idempotency_key="k"))
+
+
+def test_an_end_in_one_context_is_none_in_another(bench: Bench):
+    known = bench.store.changes(bench.id, 0)
+    stop = Stop(StopReason.EXHAUSTED, "everything was tried")
+    bench.store.replace_ready(bench.id, [], known, stop=stop, context={"site": "north"})
+    assert bench.leases.ask(bench.id, Ask(context={"site": "north"})) == stop
+    assert bench.leases.ask(bench.id, Ask(context={"site": "south"})) == Short(1)
+
+
+def test_a_budget_of_cost_counts_what_trials_cost(tmp_path: Path):
+    bench = Bench(tmp_path, budget=BudgetSpec(cost=6.0))
+    fidelity = Fidelity({"x": 4.0}, cost="x")
+    bench.prepare(5)  # x = 1, 2, 3, ...
+    for x in (1.0, 2.0, 3.0):
+        given = bench.leases.ask(bench.id, Ask(), fidelity=fidelity)
+        assert isinstance(given, Given)
+        assert given.trials[0].parameters == {"x": x}
+    stop = bench.leases.ask(bench.id, Ask(), fidelity=fidelity)
+    assert isinstance(stop, Stop)
+    assert "trials cost 6 of a budget of 6" in stop.message
+    bench.store.patch(bench.id, StudyPatch(budget=BudgetSpec(cost=7.0)))
+    assert isinstance(bench.leases.ask(bench.id, Ask(), fidelity=fidelity), Given)
 
 
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:"])

@@ -1,0 +1,283 @@
+"""Every setting of a study over HTTP: it is defined, asked, told, and recommends."""
+
+from collections.abc import Callable, Generator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from live import Service, serving
+
+from suffice.api import wire
+from suffice.api.definitions import SERVICE
+from suffice.optimizer import study as core
+from suffice.optimizer.conservative import Conservative
+from suffice.optimizer.fidelity import Fidelity
+from suffice.optimizer.model_choice import ModelChoice
+
+pytestmark = pytest.mark.timeout(120)
+
+LINE: dict[str, Any] = {
+    "parameters": [{"name": "x", "type": "float", "low": 0, "high": 1}],
+    "objectives": [{"metric": "loss"}],
+    "seed": 0,
+}
+SITE = {"name": "site", "type": "categorical", "choices": ["north", "south"]}
+EPOCHS = {"name": "epochs", "type": "int", "low": 1, "high": 9}
+WIND = {"name": "wind", "type": "float", "low": -1, "high": 1}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Generator[Service]:
+    with serving(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+def with_also(*parameters: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {**LINE, "parameters": [*LINE["parameters"], *parameters], **settings}
+
+
+def run(service: Service, study: str, count: int, loss: Callable[..., float], **asked: Any) -> list[dict[str, Any]]:
+    """So many trials, one after the other, each asked for freshly."""
+    ran: list[dict[str, Any]] = []
+    for _ in range(count):
+        (trial,) = service.ask(study, fresh=True, **asked)
+        service.tell(study, trial, loss(**trial["parameters"]))
+        ran.append(trial)
+    return ran
+
+
+def bowl(x: float) -> float:
+    return (x - 0.3) ** 2
+
+
+# --- the shapes -------------------------------------------------------------------------------------------------------
+
+
+def test_the_interface_has_every_setting_of_the_core():
+    assert set(core._KEYS) | SERVICE <= set(wire.StudyCreate.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("shape", "setting"),
+    [(wire.ModelSpec, ModelChoice), (wire.FidelitySpec, Fidelity), (wire.ConservativeSpec, Conservative)],
+)
+def test_shapes_mirror_the_settings_of_the_core(shape: type[wire.Wire], setting: Any):
+    assert list(shape.model_fields) == [field.name for field in fields(setting)]
+
+
+@pytest.mark.parametrize(
+    ("definition", "field"),
+    [
+        (with_also(model={"prior": "magic"}), "model.prior"),
+        (with_also(model={"warp": True}), "model.warp"),
+        (with_also(context=["site"]), "context.0"),
+        (with_also(EPOCHS, fidelity={"target": {"epochs": 10}, "cost": "epochs"}), "fidelity.target.epochs"),
+        (with_also(EPOCHS, fidelity={"target": {"epochs": 9}}), "fidelity"),
+        (with_also(EPOCHS, fidelity={"target": {"epochs": 9}, "cost": "epochs - 5"}), "fidelity.cost"),
+        (with_also(WIND, environment={"wind": "normal"}), "environment.wind"),
+        (with_also(WIND, environment={"wind": {"normal": [0, -1]}}), "environment.wind.normal"),
+        (with_also(WIND, environment={"wind": {"normal": [0, "a"]}}), "environment.wind.normal"),
+        (with_also(WIND, environment={"rain": "uniform"}), "environment.rain"),
+        (with_also(WIND, environment={"wind": "uniform"}, risk={"cvar": 2}), "risk.cvar"),
+        (with_also(risk="expectation"), "risk"),
+        (with_also(budget={"cost": 5}), "budget.cost"),
+        (with_also(conservative={"baseline": {"x": 2}, "margin": 1}), "conservative.baseline.x"),
+        (with_also(conservative={"baseline": {"x": 1}, "margin": 0}), "conservative.margin"),
+        (with_also(earlier=["nobody"]), "earlier.0"),
+        (with_also(engine="hebo"), "engine"),
+        (with_also(SITE, engine="ax", context=["site"]), "context"),
+        (with_also(engine="ax", acquisition="thompson"), "acquisition"),
+        (with_also(global_stopping={"window": 0}), "global_stopping.window"),
+        (with_also(global_stopping={"name": "never"}), "global_stopping.name"),
+    ],
+)
+def test_what_is_wrong_in_a_setting_is_named_as_the_core_names_it(
+    service: Service, definition: dict[str, Any], field: str
+):
+    problem = service.call("POST", "/v1/studies", {"name": "wrong", **definition}, status=422)
+    assert problem["errors"][0]["field"] == field
+
+
+def test_settings_are_returned_and_survive_an_export(service: Service):
+    settings = {
+        "model": {"warping": True, "outliers": True, "prior": "sparse"},
+        "environment": {"wind": {"normal": [0.0, 0.5]}},
+        "risk": {"cvar": 0.9},
+        "global_stopping": {"name": "improvement", "min_trials": 8, "window": 3, "bar": 0.2, "while_running": True},
+    }
+    study = service.study("exported", **with_also(WIND), **settings)
+    document = service.call("GET", f"{study}/export")
+    document["study"]["name"] = "imported"
+    service.call("POST", "/v1/studies:import", document, status=201)
+    for name in ("exported", "imported"):
+        found = service.call("GET", f"/v1/studies/{name}")
+        assert {key: found[key] for key in settings} == settings
+
+
+# --- one study for each -----------------------------------------------------------------------------------------------
+
+
+def test_contexts_are_given_with_every_ask(service: Service):
+    study = service.study("context", **with_also(SITE, context=["site"]))
+
+    def loss(x: float, site: str) -> float:
+        return (x - (0.3 if site == "north" else 0.4)) ** 2
+
+    north = run(service, study, 8, loss, context={"site": "north"})
+    south = run(service, study, 4, loss, context={"site": "south"})
+    assert {t["parameters"]["site"] for t in north} == {"north"}
+    assert {t["parameters"]["site"] for t in south} == {"south"}
+    best = service.call("POST", f"{study}/best", {"context": {"site": "south"}})
+    assert best["parameters"]["site"] == "south"
+    assert abs(best["parameters"]["x"] - 0.4) < 0.1
+    advice = service.call("POST", f"{study}/advice", {"context": {"site": "south"}})
+    assert advice["gain"] > 0
+    assert advice["parameters"]["site"] == "south"
+    service.call("POST", f"{study}/predict", {"configurations": [best["parameters"]]})
+
+
+def test_asks_in_several_contexts_at_once_each_get_their_own(service: Service):
+    from concurrent.futures import ThreadPoolExecutor
+
+    study = service.study("contexts", **with_also(SITE, context=["site"]))
+    with ThreadPoolExecutor(6) as pool:
+        sites = ["north", "south"] * 3
+        asked = list(pool.map(lambda site: service.ask(study, context={"site": site}), sites))
+    assert [t["parameters"]["site"] for (t,) in asked] == sites
+    assert len({t["number"] for (t,) in asked}) == 6
+    assert len({t["parameters"]["x"] for (t,) in asked}) == 6
+
+
+def test_what_is_queued_waits_for_its_context(service: Service):
+    study = service.study("queued-context", **with_also(SITE, context=["site"]))
+    service.call("POST", f"{study}/trials", {"trials": [{"parameters": {"x": 0.25, "site": "south"}}]})
+    (north,) = service.ask(study, context={"site": "north"})
+    (south,) = service.ask(study, context={"site": "south"})
+    assert (north["source"]["method"], south["source"]["method"]) == ("quasi-random", "queued")
+
+
+@pytest.mark.parametrize(
+    ("verb", "context", "field"),
+    [
+        ("ask", None, "context.site"),
+        ("ask", {"site": "west"}, "context.site"),
+        ("ask", {"site": "north", "x": 1}, "context.x"),
+        ("best", {}, "context.site"),
+        ("advice", {"site": 1}, "context.site"),
+    ],
+)
+def test_a_wrong_context_is_named(service: Service, verb: str, context: Any, field: str):
+    if verb == "ask" and context is None:
+        service.study("wrong-context", **with_also(SITE, context=["site"]))
+    body = {} if context is None else {"context": context}
+    problem = service.call("POST", f"/v1/studies/wrong-context/{verb}", body, status=422)
+    assert problem["errors"][0]["field"] == field
+
+
+def test_what_depends_on_a_context_wants_it(service: Service):
+    study = service.study("no-context", **with_also(SITE, context=["site"]))
+    for what in ("best", "pareto", "advice"):
+        assert "POST it" in service.call("GET", f"{study}/{what}", status=409)["detail"]
+
+
+def test_a_front_in_a_context(service: Service):
+    objectives = [{"metric": "loss"}, {"metric": "time"}]
+    study = service.study("front-context", **with_also(SITE, context=["site"], objectives=objectives))
+    for i in range(8):
+        (trial,) = service.ask(study, context={"site": "north" if i % 2 else "south"})
+        x = trial["parameters"]["x"]
+        measured = [{"metric": "loss", "value": x**2}, {"metric": "time", "value": (1 - x) ** 2}]
+        service.call("POST", f"{study}/trials/{trial['number']}/tell", {**held(trial), "measurements": measured})
+    front = service.call("POST", f"{study}/pareto", {"context": {"site": "north"}})
+    assert front["trials"]
+    for point in front["trials"]:
+        assert point["parameters"]["site"] == "north"
+        assert set(point["expected"]) == {"loss", "time"}
+        assert 0 <= point["probability"] <= 1
+
+
+def held(trial: dict[str, Any]) -> dict[str, Any]:
+    return {"lease_token": trial["lease"]["token"]}
+
+
+def test_a_fidelity_with_a_budget_of_cost(service: Service):
+    fidelity = {"target": {"epochs": 9}, "cost": "epochs / 9"}
+    study = service.study("fidelity", **with_also(EPOCHS, fidelity=fidelity, budget={"cost": 6}))
+    spent = 0.0
+    while spent < 6:
+        (trial,) = service.ask(study, fresh=True)
+        spent += trial["parameters"]["epochs"] / 9
+        service.tell(study, trial, bowl(trial["parameters"]["x"]) + 0.1 * (9 - trial["parameters"]["epochs"]) / 9)
+    assert service.stopped(study)["reason"] == "budget spent"
+    assert service.call("GET", study)["budget"] == {"cost": 6.0}
+    best = service.call("GET", f"{study}/best")
+    assert best["parameters"]["epochs"] == 9
+    assert abs(best["parameters"]["x"] - 0.3) < 0.1
+    service.call("PATCH", study, {"budget": {"cost": 20}})
+    assert service.ask(study)
+
+
+def test_a_budget_of_cost_wants_a_fidelity_also_later(service: Service):
+    study = service.study("patched", **LINE)
+    problem = service.call("PATCH", study, {"budget": {"cost": 3}}, status=422)
+    assert problem["errors"][0]["field"] == "budget.cost"
+    assert service.call("GET", study)["budget"] == {}
+
+
+def test_an_environment_with_a_risk(service: Service):
+    study = service.study("environment", **with_also(WIND, environment={"wind": "uniform"}, risk={"cvar": 0.7}))
+    run(service, study, 10, lambda x, wind: (x - 0.3 + 0.1 * wind) ** 2)
+    best = service.call("GET", f"{study}/best")
+    assert set(best["parameters"]) == {"x"}
+    assert abs(best["parameters"]["x"] - 0.3) < 0.15
+    assert "cvar" in best["why"]
+
+
+@pytest.mark.parametrize("model", [{"warping": True}, {"outliers": True}, {"prior": "sparse"}], ids=str)
+def test_a_model_is_chosen(service: Service, model: dict[str, Any]):
+    study = service.study("-".join(["model", *model]), **LINE, model=model)
+    run(service, study, 7, bowl)
+    assert abs(service.call("GET", f"{study}/best")["parameters"]["x"] - 0.3) < 0.1
+
+
+def test_derivatives_are_told(service: Service):
+    study = service.study("derivatives", **with_also(SITE))
+    for _ in range(6):
+        (trial,) = service.ask(study, fresh=True)
+        x = trial["parameters"]["x"]
+        measured = [{"metric": "loss", "value": bowl(x), "gradient": {"x": 2 * (x - 0.3)}}]
+        told = service.call("POST", f"{study}/trials/{trial['number']}/tell", {**held(trial), "measurements": measured})
+        assert told["measurements"] == measured
+    assert abs(service.call("GET", f"{study}/best")["parameters"]["x"] - 0.3) < 0.1
+    (trial,) = service.ask(study)
+    measured = [{"metric": "loss", "value": 1.0, "gradient": {"site": 1.0}}]
+    body = {**held(trial), "measurements": measured}
+    problem = service.call("POST", f"{study}/trials/{trial['number']}/tell", body, status=422)
+    assert problem["errors"][0]["field"] == "measurements.0.gradient.site"
+
+
+def test_conservative_search_starts_at_the_baseline(service: Service):
+    conservative = {"baseline": {"x": 0.6}, "margin": 0.2, "probability": 0.95}
+    study = service.study("conservative", **LINE, conservative=conservative)
+    ran = run(service, study, 8, bowl)
+    assert ran[0]["parameters"] == {"x": 0.6}
+    assert sum(bowl(**t["parameters"]) - bowl(0.6) - 0.2 for t in ran) <= 0
+    assert service.call("GET", study)["conservative"] == conservative
+    assert bowl(**service.call("GET", f"{study}/best")["parameters"]) < bowl(0.6)
+
+
+# --- what was learned -------------------------------------------------------------------------------------------------
+
+
+def test_diagnostics_say_whether_the_model_can_be_trusted(service: Service):
+    study = service.study("diagnosed", **with_also(SITE))
+    assert "no model" in service.call("GET", f"{study}/diagnostics", status=404)["detail"]
+    run(service, study, 8, lambda x, site: bowl(x))
+    found = service.call("GET", f"{study}/diagnostics")
+    assert found["r2"] > 0.5
+    assert [c["level"] for c in found["coverage"]] == [0.5, 0.8, 0.95]
+    assert [i["parameter"] for i in found["importance"]] == ["x", "site"]
+    assert found["importance"][0]["total"] > 0.9 > 0.1 > found["importance"][1]["total"]
+    assert len(found["leave_one_out"]) == 8
+    assert all(row["sd"] > 0 for row in found["leave_one_out"])
+    assert found["data_version"] == service.call("GET", study)["data_version"]
