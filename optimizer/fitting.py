@@ -181,6 +181,8 @@ def fit(data: Data, prior: Prior, *, noise: float | None, starts: Sequence[Hyper
     """
     starts = prior.starts(data.group_count, len(data.targets)) if starts is None else starts
     starts = [replace(s, warp=None) for s in starts]
+    if prior.sparse:  # its density has many optima; where a dense prior puts weight is the best place to begin
+        starts = [fit(data, replace(prior, sparse=False), noise=noise, starts=starts).hyperparameters, *starts]
     least = NOISE_FLOOR if noise is None else noise
     free = Free(noise is None and not data.noise_is_known, data.gradients is not None)
     if free == Free():
