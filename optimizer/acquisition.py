@@ -121,7 +121,8 @@ class Draws:
 
         def pull(d_mean: np.ndarray, d_sd: np.ndarray) -> Batch:
             inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, t)
-            return cross.pull(d_mean @ self._A.T - (d_sd / sd)[:, None] * inverse_k)
+            by_k = d_mean @ self._A.T - (d_sd / sd)[:, None] * inverse_k
+            return cross.pull(by_k) + self._kernel.pull_variance(0.5 * d_sd / sd, X)
 
         return Drawn(self._mean + cross.k @ self._A, sd, pull)
 
@@ -231,7 +232,7 @@ def posterior_with_gradient(gp: GaussianProcess, X: Batch) -> tuple[Values, Valu
     half = gp.half_solve(cross.k.T)
     sd = np.sqrt(np.maximum(prior - (half * half).sum(0), 1e-14 * prior))
     d_mean = cross.pull(np.broadcast_to(gp.alpha, cross.k.shape))
-    d_sd = cross.pull(-gp.solve(half).T / sd[:, None])
+    d_sd = cross.pull(-gp.solve(half).T / sd[:, None]) + gp.kernel.pull_variance(0.5 / sd, X)
     return gp.hyperparameters.mean + cross.k @ gp.alpha, sd, d_mean, d_sd
 
 

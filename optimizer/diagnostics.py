@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float64
@@ -36,7 +36,7 @@ class Diagnostics:
     ``observed``, ``mean`` and ``sd`` (of the predicted measurement, noise included) are in the objective's unit, one
     per result. ``coverage`` says how often the truth lies inside the central interval of each level; a calibrated
     model has coverage near the level. ``r2`` is the share of variance explained on the model's scale: 0 or less
-    explains nothing.
+    explains nothing. ``earlier`` says which share of the results' variation each earlier study explains.
     """
 
     observed: Values
@@ -45,6 +45,7 @@ class Diagnostics:
     coverage: dict[float, float]
     r2: float
     importance: dict[str, Importance]
+    earlier: dict[str, float] = field(default_factory=dict)
 
 
 @one_blas_thread
@@ -61,7 +62,7 @@ def diagnose(knowledge: Knowledge) -> Diagnostics | None:
     coverage = {level: float(np.mean(z <= ndtri(0.5 + 0.5 * level))) for level in LEVELS}
     space = knowledge.definition.space
     found = importance(space, lambda X: model.gp.posterior_mean(X), knowledge.definition.seed)
-    return Diagnostics(observed, mean_in_unit, sd_in_unit, coverage, explained(model), found)
+    return Diagnostics(observed, mean_in_unit, sd_in_unit, coverage, explained(model), found, dict(model.earlier))
 
 
 def explained(model: MetricModel) -> float:

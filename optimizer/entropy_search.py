@@ -139,7 +139,7 @@ class Anchored:
         def pull(d_mean: np.ndarray, d_variance: np.ndarray, d_covariance: np.ndarray) -> Batch:
             inverse_k = gp.solve(half).T
             on_data = d_mean[:, None] * gp.alpha - 2.0 * d_variance[:, None] * inverse_k - d_covariance @ self._W.T
-            return data.pull(on_data) + anchors.pull(d_covariance)
+            return data.pull(on_data) + anchors.pull(d_covariance) + gp.kernel.pull_variance(d_variance, X)
 
         return Seen(gp.hyperparameters.mean + data.k @ gp.alpha, variance, anchors.k - half.T @ self._half, pull)
 

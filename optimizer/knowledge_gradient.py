@@ -259,7 +259,8 @@ class KnowledgeGradient:
         d_variance = d_b[:, -1] / sd - (d_b * b).sum(1) / (2.0 * total)
         inner = self._V @ d_covariance.T + 2.0 * d_variance * V  # (t, m)
         to_k = d_mean @ f.alpha.T - f.solve(inner).T
-        return value, cross.pull(to_k) + cross_A.pull(d_covariance)
+        own = f.gp.kernel.pull_variance(d_variance, X)
+        return value, cross.pull(to_k) + cross_A.pull(d_covariance) + own
 
     def _at_target(
         self,

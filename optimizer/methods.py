@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidInput
@@ -40,7 +41,9 @@ class Method:
     options: Mapping[str, Option] = field(default_factory=dict)
     needs_cost: bool = False
     per_cost: bool = False  # the gain is one per unit of cost
+    needs_risk: bool = False  # for risk measures that are not linear, and only for them
     knows_target: bool = False  # can value configurations elsewhere than at themselves (`target.py`)
+    ascending: tuple[str, ...] = ()  # options whose values must not fall in this order
     knows_feasibility: bool = False  # otherwise it is multiplied by the probability of feasibility
 
     def build(self, situation: Situation, options: Mapping[str, float]) -> Acquisition:
@@ -48,6 +51,14 @@ class Method:
         builder = getattr(import_module(f".{module}", __package__), function)
         acquisition: Acquisition = builder(situation, **self.filled(options))
         return acquisition
+
+    def check_order(self, options: Mapping[str, float]) -> None:
+        """Raises InvalidInput where options that have to ascend do not."""
+        values = self.filled(options)
+        for low, high in pairwise(self.ascending):
+            if values[low] > values[high]:
+                expected = f"a number of at most {high}, which is {values[high]:g}"
+                raise InvalidInput(f"acquisition.{low}", expected, values[low])
 
     def filled(self, options: Mapping[str, float]) -> dict[str, Any]:
         """Every option with its value: given, or the default."""
@@ -101,6 +112,7 @@ METHODS: dict[str, Method] = {
             "successes": Option(3, 1, 10_000, whole=True),
             "failures": Option(20, 1, 10_000, whole=True),
         },
+        ascending=("shortest", "length", "longest"),
     ),
     "thompson": Method(
         "a function drawn from the posterior, a new one for every suggestion",
@@ -152,6 +164,14 @@ METHODS: dict[str, Method] = {
         knows_target=True,
         options={"discretisation": Option(64, 4, 1024, whole=True), "fantasies": Option(16, 1, 256, whole=True)},
     ),
+    "risk_knowledge_gradient": Method(
+        "the expected rise of the best posterior mean of a risk measure over an environment (var or cvar)",
+        "risk:risk_knowledge_gradient",
+        gain=True,
+        knows_target=True,
+        needs_risk=True,
+        options={"discretisation": Option(64, 4, 1024, whole=True), "fantasies": Option(16, 1, 256, whole=True)},
+    ),
     "posterior_mean_improvement": Method(
         "the expected rise of the best posterior mean over the visited configurations and x",
         "knowledge_gradient:posterior_mean_improvement",
@@ -195,16 +215,18 @@ class AcquisitionChoice:
         for key, value in options.items():
             if key not in known:
                 raise InvalidInput(f"acquisition.{key}", f"an option of {name}: {list(known)}", value)
-        return cls(name, {k: known[k].check(v, f"acquisition.{k}") for k, v in options.items()})
+        choice = cls(name, {k: known[k].check(v, f"acquisition.{k}") for k, v in options.items()})
+        if name != "auto":
+            METHODS[name].check_order(choice.options)
+        return choice
 
     @property
     def needs_cost(self) -> bool:
         return self.name != "auto" and METHODS[self.name].needs_cost
 
     @property
-    def knows_target(self) -> bool:
-        """Whether it can value configurations elsewhere than at themselves."""
-        return self.name == "auto" or METHODS[self.name].knows_target
+    def needs_risk(self) -> bool:
+        return self.name != "auto" and METHODS[self.name].needs_risk
 
     def to_json(self) -> str | dict[str, Any]:
         return {"name": self.name, **self.options} if self.options else self.name

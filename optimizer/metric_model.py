@@ -27,12 +27,18 @@ NOISY_FROM = 1e-4  # inferred noise variance, relative to the spread of y, from 
 
 @dataclass(frozen=True)
 class MetricModel:
-    """A metric's Gaussian process and the scale of its y; ``outliers`` are the numbers of the trials set aside."""
+    """A metric's Gaussian process and the scale of its y; ``outliers`` are the numbers of the trials set aside.
+
+    ``earlier`` is the share of the results' variation that each earlier study explains, ``edge`` by how many nats the
+    results are more probable with the earlier studies than without.
+    """
 
     gp: GaussianProcess
     scale: Scale
     noisy: bool
     outliers: tuple[int, ...] = ()
+    earlier: tuple[tuple[str, float], ...] = ()
+    edge: float = 0.0
 
     def predict(self, X: Float64[np.ndarray, "n d"]) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
         """Mean and standard deviation of the noiseless metric, in its unit."""
@@ -49,7 +55,7 @@ def fit_metric(
     choice = ModelChoice() if choice is None else choice
     results, cut = _manageable(results, sign)
     n = len(results)
-    milestone = _milestone(n)
+    milestone = milestone_of(n)
     headroom, hyperparameters = _decide(results.first(milestone), sign, prior, choice, linear)
     data = results.on(scale := _scale(results.values, sign, headroom, choice))
     if choice.outliers and hyperparameters is not None:
@@ -86,7 +92,7 @@ def _manageable(results: Results, sign: float) -> tuple[Results, tuple[str, ...]
     return part, tuple(words)
 
 
-def _milestone(n: int) -> int:
+def milestone_of(n: int) -> int:
     """The largest of 30, 33, 36, ... (a tenth more each time) that is at most n; n itself below 30."""
     milestone = min(30, n)
     while milestone >= 30 and milestone + milestone // 10 <= n:
@@ -102,7 +108,7 @@ def _decide(
     if choice.outliers:
         headroom, found = None, _with_outliers(results, sign, prior, choice)
     else:
-        headroom, found = _choose_headroom(results, sign, prior, linear=linear)
+        headroom, found = choose_headroom(results, sign, prior, linear=linear)
     if found is None:
         return None, None
     scale = _scale(results.values, sign, headroom, choice)
@@ -128,10 +134,10 @@ def _with_outliers(results: Results, sign: float, prior: Prior, choice: ModelCho
 def _scale(values: Float64[np.ndarray, " n"], sign: float, headroom: float | None, choice: ModelChoice) -> Scale:
     if choice.outliers:
         return Scale.robust(values, sign)
-    return _logarithmic(values, sign, headroom) or Scale.of(values, sign)
+    return logarithmic(values, sign, headroom) or Scale.of(values, sign)
 
 
-def _choose_headroom(results: Results, sign: float, prior: Prior, *, linear: bool) -> tuple[float | None, Fit | None]:
+def choose_headroom(results: Results, sign: float, prior: Prior, *, linear: bool) -> tuple[float | None, Fit | None]:
     """The scale of y under which the results are most probable, and the fit on it (None: no fit succeeded).
 
     The densities of differently scaled y are compared in the metric's own unit, by the Jacobian of the scale (Snelson,
@@ -145,7 +151,7 @@ def _choose_headroom(results: Results, sign: float, prior: Prior, *, linear: boo
     chosen, loss = None, best.loss - part.log_jacobian(plain) - EVIDENCE
     start = best.hyperparameters
     for headroom in HEADROOMS:
-        scale = _logarithmic(results.values, sign, headroom)
+        scale = logarithmic(results.values, sign, headroom)
         found = None if scale is None else fit_or_none(part.on(scale), prior, [start])
         if scale is None or found is None:
             continue
@@ -155,7 +161,7 @@ def _choose_headroom(results: Results, sign: float, prior: Prior, *, linear: boo
     return chosen, best
 
 
-def _logarithmic(values: Float64[np.ndarray, " n"], sign: float, headroom: float | None) -> Scale | None:
+def logarithmic(values: Float64[np.ndarray, " n"], sign: float, headroom: float | None) -> Scale | None:
     if headroom is None:
         return None
     try:

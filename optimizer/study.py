@@ -20,6 +20,7 @@ from .methods import METHODS, AcquisitionChoice
 from .model_choice import ModelChoice
 from .objective import Goal, Objective
 from .space import Params, Space
+from .transfer import DRAWN, Earlier, check_earlier
 from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _KEYS = (
     "cost",
     "model",
     "context",
+    "earlier",
     "fidelity",
     "environment",
     "conservative",
@@ -82,10 +84,11 @@ class Study:
     "none" (measurements are exact) or a known standard deviation. ``cost`` is what a trial costs in the objective's
     unit (a number, or a `Cost` per unit of a metric): the study then stops when no trial is expected to gain its cost.
     ``model`` says how results are modelled (`ModelChoice`). ``context`` names parameters that are given with every ask
-    instead of chosen; all contexts are learned from together. ``fidelity`` names parameters that say how exactly a
-    trial measures (`Fidelity`), and ``environment`` ones that chance will set (`Environment`), over which ``risk`` is
-    "expectation", ``{"var": level}`` or ``{"cvar": level}``. ``conservative`` names a baseline that the study as a
-    whole must not fall behind (`Conservative`). The same seed and the same tells give the same asks.
+    instead of chosen; all contexts are learned from together. ``earlier`` names studies to learn from (`learn_from`).
+    ``fidelity`` names parameters that say how exactly a trial measures (`Fidelity`), and ``environment`` ones that
+    chance will set (`Environment`), over which ``risk`` is "expectation", ``{"var": level}`` or ``{"cvar": level}``.
+    ``conservative`` names a baseline that the study as a whole must not fall behind (`Conservative`). The same seed and
+    the same tells give the same asks.
 
     Raises InvalidInput naming the wrong field.
     """
@@ -102,6 +105,7 @@ class Study:
         cost: Cost | float | Mapping[str, Any] | None = None,
         model: ModelChoice | Mapping[str, Any] | None = None,
         context: Sequence[str] = (),
+        earlier: Sequence[str] = (),
         fidelity: Fidelity | Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         risk: str | Mapping[str, float] | None = None,
@@ -127,6 +131,7 @@ class Study:
         self.noise = _check_noise(noise)
         self.model = ModelChoice.of(model)
         self.context = check_names(space, context)
+        self._earlier: dict[str, Earlier | None] = dict.fromkeys(check_earlier(earlier))
         if self.fidelity is not None:
             self.fidelity = self.fidelity.check(space)
             self._refuse_with_target("fidelity")
@@ -137,10 +142,14 @@ class Study:
         if self.environment is not None:
             self.environment = self.environment.check(space)
             self._refuse_with_target("environment")
+        elif self.acquisition.needs_risk:
+            raise InvalidInput("risk", f'"var" or "cvar" over an environment, for {self.acquisition.name}', None)
         self.conservative = Conservative.of(conservative)
         if self.conservative is not None:
             self._refuse_with_conservative()
             self.conservative = self.conservative.check(space)
+        if self._earlier:
+            self._refuse_with_earlier()
         self.seed = _check_seed(seed)
         if space.constraints:
             space.sample(1, np.random.default_rng(self.seed))  # refuses a space in which nothing is feasible
@@ -210,6 +219,24 @@ class Study:
         if any(m.step is None for m in measurements):
             raise InvalidInput("step", "a whole number: at which step was this measured?", None)
         return self._put(replace(current, measurements=current.measurements + measurements))
+
+    def learn_from(self, name: str, study: Study) -> None:
+        """Let what ``study`` has measured so far tell about this one; its space may be another, overlapping one.
+
+        ``name`` is added to `earlier` if it is not there. Raises InvalidInput when the two have nothing in common.
+        """
+        check_earlier([name])
+        if study is self:
+            raise InvalidInput(f"earlier.{name}", "another study", name)
+        self._refuse_with_earlier()
+        trials = tuple(t for t in study.trials if t.state is TrialState.COMPLETED)
+        self._earlier[name] = Earlier(name, self.space, self.goal, study.space, study.goal, study.noise, trials)
+        self._knowledge = None
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """The names of the studies that this one learns from."""
+        return tuple(self._earlier)
 
     def fail(self, trial: Trial | int, reason: str | None = None) -> Trial:
         """The trial could not be run; nothing is learned from it."""
@@ -353,6 +380,7 @@ class Study:
             "cost": None if self.goal.cost is None else self.goal.cost.to_json(),
             **({} if (model := self.model.to_json()) is None else {"model": model}),
             **({"context": list(self.context)} if self.context else {}),
+            **({"earlier": list(self.earlier)} if self.earlier else {}),
             **({} if self.fidelity is None else {"fidelity": self.fidelity.to_json()}),
             **({} if (e := self.environment) is None else {"environment": e.to_json(), "risk": e.risk.to_json()}),
             **({} if self.conservative is None else {"conservative": self.conservative.to_json()}),
@@ -377,6 +405,7 @@ class Study:
             cost=definition.get("cost"),
             model=definition.get("model"),
             context=definition.get("context") or (),
+            earlier=definition.get("earlier") or (),
             fidelity=definition.get("fidelity"),
             environment=definition.get("environment"),
             risk=definition.get("risk"),
@@ -391,6 +420,22 @@ class Study:
         if self.acquisition.name != "auto":
             raise InvalidInput("acquisition", "auto, with several objectives", self.acquisition.name)
 
+    def _refuse_with_earlier(self) -> None:
+        """What cannot be combined with earlier studies."""
+        refused = {
+            "fidelity": self.fidelity is not None,
+            "environment": self.environment is not None,
+            "conservative": self.conservative is not None,
+            "model.warping": self.model.warping,
+            "model.outliers": self.model.outliers,
+        }
+        for setting, given in refused.items():
+            if given:
+                raise InvalidInput("earlier", f"no earlier studies, with {setting}", list(self.earlier))
+        if self.acquisition.name in DRAWN:
+            expected = f"with earlier studies none that draws functions or derivatives: {list(DRAWN)}"
+            raise InvalidInput("acquisition", expected, self.acquisition.name)
+
     def _refuse_with_target(self, field: str) -> None:
         """What cannot be combined with values that count elsewhere than at their configurations."""
         if self.goal.several:
@@ -402,8 +447,9 @@ class Study:
             raise InvalidInput(field, expected, self.goal.cost.to_json())
         if self.context:
             raise InvalidInput(field, "none, with contexts", list(self.context))
-        if not self.acquisition.knows_target:
-            known = ["auto", *(name for name, method in METHODS.items() if method.knows_target)]
+        risky = self.environment is not None and not self.environment.risk.linear
+        known = ["auto", *(name for name, m in METHODS.items() if m.knows_target and m.needs_risk == risky)]
+        if self.acquisition.name not in known:
             raise InvalidInput("acquisition", f"with {field} one of {known}", self.acquisition.name)
         if field == "environment" and self.fidelity is not None:
             raise InvalidInput(field, "none, with a fidelity", field)
@@ -435,11 +481,16 @@ class Study:
             model=self.model,
             fidelity=self.fidelity,
             environment=self.environment,
+            earlier=tuple(e for e in self._earlier.values() if e is not None),
             conservative=self.conservative,
         )
 
     def _learned(self) -> Knowledge:
         from .knowledge import learn
+
+        missing = [name for name, found in self._earlier.items() if found is None]
+        if missing:
+            raise Conflict(f"the earlier studies {missing} are named but not loaded: call learn_from(name, study)")
 
         self._knowledge = learn(self._definition, self.trials, self._knowledge)
         return self._knowledge
@@ -476,6 +527,9 @@ class Study:
 
     def _check_gradients(self, params: Params, measurements: Sequence[Measurement]) -> None:
         for i, m in enumerate(measurements):
+            if m.gradient and self._earlier:
+                expected = "no derivatives, in a study that learns from earlier ones"
+                raise InvalidInput(f"measurements.{i}.gradient", expected, dict(m.gradient))
             self.space.check_slopes(params, m.gradient or {}, f"measurements.{i}.gradient")
 
 

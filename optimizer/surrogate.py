@@ -12,12 +12,14 @@ from .cost import LogCost
 from .decision import Cost
 from .fidelity import Fidelity, FormulaCost
 from .fitting import Prior, condition_safely
+from .informed import inform
 from .metric_model import MetricModel, fit_metric, fit_or_none
 from .model_choice import ModelChoice
 from .models import Data, GaussianProcess
 from .objective import Goal
 from .results import Noise, Results, measured
 from .space import Space
+from .transfer import Earlier, beliefs
 from .trial import Trial, TrialState
 
 
@@ -63,10 +65,11 @@ def fit_surrogate(
     fidelity: Fidelity | None = None,
     linear: bool = False,
     choice: ModelChoice | None = None,
+    earlier: Sequence[Earlier] = (),
 ) -> Surrogate:
     """Models of everything the trials measured, the objective's on a ``linear`` scale or the likeliest one.
 
-    ``choice`` says how the objectives are modelled.
+    ``choice`` says how the objectives are modelled; ``earlier`` studies say what they believe of every metric.
 
     Raises FitError when an objective cannot be modelled.
     """
@@ -77,6 +80,7 @@ def fit_surrogate(
     for o in goal.objectives:
         results = Results.of(space, trials, o.metric, noise)
         model, steps = fit_metric(results, o.sign, prior, choice, linear=linear)
+        model = inform(model, results, o.sign, prior, beliefs(earlier, o.metric, o.sign), linear=linear)
         objectives.append(model)
         fallbacks += steps if len(goal.objectives) == 1 else tuple(f"{o.metric}: {s}" for s in steps)
     feasibility: list[tuple[GaussianProcess, float]] = []
@@ -85,6 +89,7 @@ def fit_surrogate(
             sign = -1.0 if constraint.upper else 1.0
             results = Results.of(space, trials, constraint.metric, "auto")
             model, steps = fit_metric(results, sign, prior)
+            model = inform(model, results, sign, prior, beliefs(earlier, constraint.metric, sign), linear=True)
             bound = float(model.scale.forward(np.array([constraint.bound]))[0])
             feasibility.append((model.gp, bound))
             fallbacks += tuple(f"{constraint.metric}: {s}" for s in steps)
