@@ -23,7 +23,7 @@ from jaxtyping import Float64, Int64
 from scipy.optimize import minimize
 
 from .fitting import EVIDENCE, LENGTHSCALE_BOUNDS, NOISE_BOUNDS, SIGNAL_BOUNDS, SUBSET, Fit, Prior
-from .kernel import Kernel, Sites
+from .kernel import Cross, Kernel, Sites
 from .metric_model import HEADROOMS, NOISY_FROM, MetricModel, choose_headroom, logarithmic, milestone_of
 from .models import (
     MEAN_PRIOR_VARIANCE,
@@ -133,7 +133,7 @@ class InformedSites(Sites):
         K[np.diag_indices(len(K))] = self.variance
         return K
 
-    def cross(self, X: Rows) -> InformedCross:  # type: ignore[override]
+    def cross(self, X: Rows) -> InformedCross:
         return InformedCross(self, X)
 
     def beside(self, X: Float64[np.ndarray, "n d"], column: Int64[np.ndarray, " c"] | None = None) -> InformedSites:
@@ -141,18 +141,17 @@ class InformedSites(Sites):
         return InformedSites(self.kernel, np.concatenate([self.X, X]))
 
 
-class InformedCross:
-    """Like `Cross`: the covariances ``k`` of rows with sites, and their derivatives in the rows."""
+class InformedCross(Cross):
+    """Like `Cross`, beside what is recalled of earlier studies."""
 
     def __init__(self, sites: InformedSites, X: Rows) -> None:
-        self._delta = Sites.cross(sites, X)
+        super().__init__(sites, X)
         self._shares, self._parts = sites.kernel.shares, [recalled.cross(X) for recalled in sites.recalled]
-        self.k = self._delta.k
         for share, (values, _) in zip(self._shares, self._parts, strict=True):
             self.k = self.k + share * values
 
     def pull(self, weights: Covariances) -> Rows:
-        total = self._delta.pull(weights)
+        total = super().pull(weights)
         for share, (_, pull) in zip(self._shares, self._parts, strict=True):
             total = total + pull(share * weights)
         return total

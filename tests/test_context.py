@@ -32,7 +32,7 @@ SHIFT = {"a": 0.0, "b": 0.1, "c": 0.25}
 
 
 def bowl(p: dict[str, Any]) -> float:
-    return 10 * (p["x"] - 0.3 - SHIFT[p["site"]]) ** 2 + 10 * (p["y"] - 0.5) ** 2
+    return float(10 * (p["x"] - 0.3 - SHIFT[p["site"]]) ** 2 + 10 * (p["y"] - 0.5) ** 2)
 
 
 def run(study: Study, f: Any, trials: int, **context: Any) -> list[Trial]:
@@ -110,7 +110,7 @@ def test_repeats_are_excluded_and_the_space_ends_in_every_context_by_itself() ->
     study = Study(Space(k=Int(1, 8), site=Categorical("a", "b")), context=["site"], noise="none", seed=0)
 
     def f(p: dict[str, Any]) -> float:
-        return abs(p["k"] - 3) + 0.2 * p["k"] * (p["site"] == "b")
+        return float(abs(p["k"] - 3) + 0.2 * p["k"] * (p["site"] == "b"))
 
     for site in ("a", "b"):
         assert {t.params["k"] for t in run(study, f, 8, site=site)} == set(range(1, 9))
@@ -201,7 +201,7 @@ def test_a_context_decides_which_parameters_there_are() -> None:
     study = Study(space, context=["gpu"], seed=0)
 
     def f(p: dict[str, Any]) -> float:
-        return abs(p["x"] - 0.5) + abs(p.get("batch", 32) - 32) / 64
+        return float(abs(p["x"] - 0.5) + abs(p.get("batch", 32) - 32) / 64)
 
     run(study, f, 7, gpu="no")
     trials = run(study, f, 3, gpu="yes")
