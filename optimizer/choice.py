@@ -200,7 +200,7 @@ def _inside(space: Space, rows: Float64[np.ndarray, "b d"]) -> Bool[np.ndarray, 
     """Which rows lie where the choice is made: at the fixed values of parameters."""
     if not space.fixed:
         return np.ones(len(rows), dtype=bool)
-    return (np.abs(space.snap(rows) - rows) < 1e-9).all(1)
+    return np.asarray((np.abs(space.snap(rows) - rows) < 1e-9).all(1))
 
 
 def _incumbents(s: Situation, mean: Float64[np.ndarray, " b"]) -> Float64[np.ndarray, "i d"]:

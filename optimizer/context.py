@@ -45,6 +45,7 @@ def check_context(space: Space, names: Sequence[str], given: Mapping[str, Any] |
         for n in names
         if n not in given
     ]
+    checked: Params = {}
     try:
         checked = space.check_values({n: v for n, v in given.items() if n in names}, "context")
     except InvalidInput as error:
