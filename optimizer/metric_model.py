@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float64
 
-from .fitting import EVIDENCE, SUBSET, Fit, Prior, condition_safely, fit, fit_warped, refine
+from .fitting import EVIDENCE, SUBSET, Fit, Prior, condition_safely, fit, fit_additive, fit_warped, refine
 from .model_choice import ModelChoice
 from .models import Data, FitError, GaussianProcess, Hyperparameters
 from .objective import Scale
@@ -56,10 +56,12 @@ def fit_metric(
     results, cut = _manageable(results, sign)
     n = len(results)
     milestone = milestone_of(n)
-    headroom, hyperparameters = _decide(results.first(milestone), sign, prior, choice, linear)
+    headroom, hyperparameters, rho = _decide(results.first(milestone), sign, prior, choice, linear)
     data = results.on(scale := _scale(results.values, sign, headroom, choice))
     if choice.outliers and hyperparameters is not None:
-        data = replace(data, extra=set_aside(data, hyperparameters))
+        known = np.zeros(n)
+        known[: len(rho)] = rho
+        data = replace(data, extra=set_aside(replace(data, extra=known), hyperparameters))
     if hyperparameters is not None and milestone < n and len(data.targets) <= SUBSET:
         hyperparameters = _refined(data, prior, hyperparameters)
     gp, steps = condition_safely(data, prior, hyperparameters)
@@ -103,32 +105,39 @@ def milestone_of(n: int) -> int:
 @lru_cache(maxsize=256)  # between milestones the same question comes with every trial
 def _decide(
     results: Results, sign: float, prior: Prior, choice: ModelChoice, linear: bool
-) -> tuple[float | None, Hyperparameters | None]:
-    """The headroom of a logarithmic scale (None: linear) and the hyperparameters for it (None: no fit succeeded)."""
+) -> tuple[float | None, Hyperparameters | None, tuple[float, ...]]:
+    """The headroom of a logarithmic scale (None: linear) and the hyperparameters for it (None: no fit succeeded).
+
+    Beside them the noise variances that outliers add, where all of the results were looked at for that.
+    """
+    headroom: float | None = None
+    rho: Float64[np.ndarray, " n"] | None = None
     if choice.outliers:
-        headroom, found = None, _with_outliers(results, sign, prior, choice)
+        found, rho = _with_outliers(results, sign, prior, choice)
     else:
         headroom, found = choose_headroom(results, sign, prior, linear=linear)
     if found is None:
-        return None, None
+        return None, None, ()
     scale = _scale(results.values, sign, headroom, choice)
-    part = results.part(sign, SUBSET).on(scale)
+    part = replace(results.part(sign, SUBSET).on(scale), extra=rho)
     if choice.warping and results.ordered:
-        if choice.outliers:
-            part = replace(part, extra=set_aside(part, found.hyperparameters))
         found = fit_warped(part, prior, found, results.ordered)
+    if any(results.apart):
+        found = fit_additive(part, prior, found, results.apart)
     if results.observations.sum() <= SUBSET:
-        return headroom, found.hyperparameters
+        return headroom, found.hyperparameters, () if rho is None else tuple(rho)
     data = results.part(sign, REFINED).on(scale)
     if choice.outliers:
         data = replace(data, extra=set_aside(data, found.hyperparameters))
-    return headroom, _refined(data, prior, found.hyperparameters)
+    return headroom, _refined(data, prior, found.hyperparameters), ()
 
 
-def _with_outliers(results: Results, sign: float, prior: Prior, choice: ModelChoice) -> Fit | None:
+def _with_outliers(
+    results: Results, sign: float, prior: Prior, choice: ModelChoice
+) -> tuple[Fit | None, Float64[np.ndarray, " n"] | None]:
     data = results.part(sign, SUBSET).on(_scale(results.values, sign, None, choice))
     plain = fit_or_none(data, prior)
-    return None if plain is None else fit_with_outliers(data, prior, plain)
+    return (None, None) if plain is None else fit_with_outliers(data, prior, plain)
 
 
 def _scale(values: Float64[np.ndarray, " n"], sign: float, headroom: float | None, choice: ModelChoice) -> Scale:
