@@ -138,6 +138,7 @@ def plot_latency(results: Results, path: Path) -> None:
 def plot_growth(rows: Mapping[tuple[int, str], tuple[float, float, float]], path: Path) -> None:
     """Time and memory of Suffice by number of trials, with the bars at 5,000."""
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4), layout="constrained")
     for kind, style in (("spread", "-"), ("clustered", "--")):
@@ -153,7 +154,10 @@ def plot_growth(rows: Mapping[tuple[int, str], tuple[float, float, float]], path
     right.axhline(1500, color="black", linewidth=0.8, linestyle=":")
     left.set(xscale="log", yscale="log", xlabel="trials told", ylabel="CPU seconds per fresh ask")
     right.set(xscale="log", ylim=(0, None), xlabel="trials told", ylabel="MB of the process")
+    sizes = sorted({size for size, _ in rows})
     for axis in (left, right):
+        axis.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=8, rotation=45)
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(alpha=0.25)
         axis.legend(frameon=False, fontsize=8)
     figure.suptitle("Suffice up to 5,000 trials, 6-d, one thread (dotted: what is allowed at 5,000)")
