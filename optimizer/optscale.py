@@ -108,5 +108,5 @@ def needed(mu: Any, sigma: Any, target: float, alpha: float) -> np.ndarray:
     """N* of each (mu, sigma), at least 1; infinity where F(s_min) is 1."""
     log_f = log_cdf(target, np.nan_to_num(np.atleast_1d(mu)), np.nan_to_num(np.atleast_1d(sigma), nan=1.0))
     with np.errstate(divide="ignore"):
-        n = np.ceil(np.log1p(-alpha) / np.minimum(log_f, 0.0) - 1e-9)
+        n = np.ceil(np.log1p(-alpha) / np.minimum(log_f, -1e-300) - 1e-9)
     return np.maximum(np.where(log_f == 0, np.inf, n), 1.0)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -28,6 +28,11 @@ from .errors import Conflict, InvalidInput
 from .lookahead import NOTHING, Outlook, Votes, certain, gains, lead, outlook
 from .stopping import Rule, Suffice, number, positive, probability, rule, whole
 
+if TYPE_CHECKING:
+    from .calibration import Calibrated, Calibration
+
+VOTES = "votes"  # the calibration's way by votes alone
+PRICES_FROM = 1e-6  # the price at which a calibration picks, where there is none
 TOKENS_PRIOR = 4.0  # how many answers of this prompt weigh as much as the expected number of tokens given
 AT_ONCE = 8  # the most answers drawn at once because they are drawn whatever they are
 
@@ -124,6 +129,8 @@ class Sampling:
         deadline: seconds from now after which no more are drawn.
         least_gain: for ``suffice``: stop when all that the budget still allows would add less than this.
         prior: probabilities of prompt types, for ``suffice``.
+        calibration: for ``suffice``: what votes and scores of this model and verifier are worth (calibration.py).
+        scores: False: do not look at scores, because the drift alarm is on (drift.py).
         clock: seconds, from any fixed point.
         settings: the rule's own settings, where ``rule`` is a name.
 
@@ -144,6 +151,8 @@ class Sampling:
         deadline: float | None = None,
         least_gain: float = 0.001,
         prior: TypePrior = FLAT,
+        calibration: Calibration | None = None,
+        scores: bool = True,
         clock: Callable[[], float] = time.monotonic,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
@@ -164,6 +173,9 @@ class Sampling:
         self.max_samples, self.target, self.batch = max_samples, target, batch
         self.price, self.token_price, self.expected_tokens, self.latency = price, token_price, expected_tokens, latency
         self.deadline, self.least_gain, self.prior = deadline, least_gain, prior
+        if calibration is not None and not isinstance(self.rule, Suffice):
+            raise InvalidInput("calibration", "none, with any rule but suffice", calibration.name)
+        self.calibration, self.scores = calibration, scores
         self._clock, self._start = clock, clock()
         self._told: dict[int, _Told] = {}
         self._issued = 0
@@ -242,12 +254,16 @@ class Sampling:
     # --- JSON ---
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, so that ``from_json`` goes on from here. Answers have to be JSON values themselves."""
+        """Everything but the calibration, of which the name is kept: ``from_json`` goes on from here.
+
+        Answers have to be JSON values themselves.
+        """
         return {
             "rule": self.rule.name,
             "settings": {k: v for k, v in self.rule.setting.items() if k != "price" or self.rule.name != "suffice"},
             **{name: getattr(self, name) for name in _OPTIONS},
             "prior": None if self.prior == FLAT else {"theta": self.prior.theta, "alpha": self.prior.alpha},
+            "calibration": None if self.calibration is None else self.calibration.name,
             "elapsed": self._clock() - self._start,
             "issued": self._issued,
             "answers": [
@@ -257,13 +273,21 @@ class Sampling:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> Sampling:
-        """The sampling that ``to_json`` wrote."""
+    def from_json(
+        cls,
+        document: Mapping[str, Any],
+        calibration: Calibration | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Sampling:
+        """The sampling that ``to_json`` wrote, with the calibration of the name that it kept."""
         prior = document["prior"]
+        if document["calibration"] != (None if calibration is None else calibration.name):
+            raise InvalidInput("calibration", f"the one named {document['calibration']!r}", calibration)
         made = cls(
             document["rule"],
             **{name: document[name] for name in _OPTIONS},
             prior=FLAT if prior is None else TypePrior(tuple(prior["theta"]), tuple(prior["alpha"])),
+            calibration=calibration,
             clock=clock,
             settings=document["settings"],
         )
@@ -278,8 +302,8 @@ class Sampling:
     def _decide(self, answers: Answers) -> Draw | Enough:
         n, confidence = answers.n, self._confidence(answers)
         votes = tuple(int(v) for v in answers.ranked[0] if v) if n else ()
-        ahead = outlook(votes, self.max_samples, self.prior) if n < self.max_samples else NOTHING
         known = isinstance(self.rule, Suffice)
+        ahead = self._outlook(answers, votes) if known else NOTHING
         gain, cost = (ahead.index, self.cost) if known else (None, self.cost)
 
         def stop(reason: EnoughReason, message: str) -> Enough:
@@ -301,9 +325,27 @@ class Sampling:
         out = self._issued - n
         return Draw(max(min(count, self.max_samples - n) - out, 0), self._issued, n, confidence, gain, cost)
 
+    @property
+    def _way(self) -> Calibrated | None:
+        """How the calibration picks and stops at the present price; None: by votes alone."""
+        if self.calibration is None:
+            return None
+        found = self.calibration.rule(self.cost or PRICES_FROM, scores=self.scores)
+        return None if isinstance(found, Suffice) else cast("Calibrated", found)
+
+    def _outlook(self, answers: Answers, votes: Votes) -> Outlook:
+        """What drawing on is worth."""
+        if answers.n >= self.max_samples:
+            return NOTHING
+        way = self._way
+        if way is None or not answers.n:
+            return outlook(votes, self.max_samples, self.prior)
+        index, attainable = way.evidence(answers, self.max_samples)[0].tolist()
+        return Outlook(index, attainable)
+
     def _vote_stop(self, answers: Answers, votes: Votes, ahead: Outlook) -> tuple[EnoughReason, str] | None:
         left = self.max_samples - answers.n
-        if lead(votes) > left:
+        if self._way is None and lead(votes) > left:
             return EnoughReason.SETTLED, f"{left} more answers cannot change the pick"
         if self._pays(votes, ahead):
             return None
@@ -331,8 +373,8 @@ class Sampling:
             return self.rule.soonest(n, self.max_samples) - n
         if self.latency and n:
             return self._round(votes)[0]
-        if self.target is not None:
-            return 1  # the target may be reached with any answer
+        if self.target is not None or (n and self._way is not None):
+            return 1  # any answer may be the last
         cost, cap = self.cost or 0.0, self.max_samples
 
         def stops(v: Votes) -> bool:
@@ -342,7 +384,8 @@ class Sampling:
         return certain(votes, cap, AT_ONCE, stops)
 
     def _position(self, answers: Answers) -> int:
-        return -1 if answers.n == 0 else int(self.rule.choose(answers)[0])
+        rule = self._way or self.rule
+        return -1 if answers.n == 0 else int(rule.choose(answers)[0])
 
     def _confidence(self, answers: Answers) -> float:
         """P(the pick is right)."""
@@ -354,8 +397,12 @@ class Sampling:
     def _probabilities(self, answers: Answers) -> tuple[np.ndarray, float]:
         if answers.n == 0:
             return np.zeros(0), 1.0
-        posterior = vote_posterior(self.max_samples, self.prior)
-        p, none = posterior.probabilities(answers.votes, answers.failed.sum(1))
+        if self.calibration is not None:
+            way = self._way
+            p, none = self.calibration.probabilities(answers, VOTES if way is None else way.way)
+        else:
+            posterior = vote_posterior(self.max_samples, self.prior)
+            p, none = posterior.probabilities(answers.votes, answers.failed.sum(1))
         return p[0], float(none[0])
 
     # --- what was told ---
@@ -404,6 +451,7 @@ _OPTIONS = (
     "batch",
     "deadline",
     "least_gain",
+    "scores",
 )
 
 

@@ -1,0 +1,305 @@
+"""Calibration: what a model's votes and a verifier's scores are worth, learned once from labelled answers.
+
+From a pool of one (model, verifier) pair: P(right) per cluster (scores.py), what more answers add to each pick
+(gain.py), and, by cross-fitting, which pick pays best at which price: the posterior, the best score, the
+score-weighted vote, the majority, or votes alone, by the exact lookahead. A verifier that is worth nothing is found
+out there. The pick is worth more than the stop. The stated confidence is calibrated on prompts that the models were
+not fitted to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from .answers import Answers, Counts, PerPrompt, vote_posterior
+from .drift import DriftModel
+from .errors import InvalidInput
+from .gain import GainTable, features
+from .logit import Choices
+from .logit import fit as logistic
+from .lookahead import HORIZON
+from .picks import PICKS, member
+from .pool import Pool, Traces, traces
+from .replay import Outcome, replay
+from .scores import ScoreModel
+from .stopping import Enough, Evidence, Rule, Suffice, positive, whole
+
+SCHEMA = 1  # of the JSON form
+PRICES = tuple(float(p) for p in np.geomspace(0.3, 1e-6, 40))
+POSTERIOR = "posterior"
+VOTES = "votes"  # by votes alone: the lookahead of lookahead.py and the majority
+WAYS = (POSTERIOR, "best", "weighted", "majority", VOTES)
+FOLDS = 4
+MARGIN = 0.25  # standard errors by which a way has to be better than the posterior
+SMOOTH = 1.0  # natural log of the prices over which the value of a way is averaged to choose it
+SURE = np.array([0.0, 1.0, 0.0, 0.0])  # of the confidence: P(right) as the model states it
+
+
+@dataclass(frozen=True, eq=False)
+class Trust:
+    """The confidence in a pick: a logistic regression of its truth on the model's log odds and log n."""
+
+    weights: Float64[np.ndarray, " f"]
+
+    @classmethod
+    def fit(cls, p: PerPrompt, n: PerPrompt, truth: PerPrompt) -> Self:
+        x = _odds(p, n)
+        share = np.column_stack([truth, 1.0 - truth])
+        pair = Choices(np.stack([x, np.zeros_like(x)], axis=1), np.ones(share.shape, dtype=bool), share)
+        return cls(logistic([pair], SURE, 1e-4))
+
+    def __call__(self, p: PerPrompt, n: int) -> PerPrompt:
+        return 1.0 / (1.0 + np.exp(-_odds(p, np.full(len(p), float(n))) @ self.weights))
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was learned from ``prompts`` labelled prompts, for at most ``max_samples`` answers each.
+
+    ``ways`` says for each of PRICES how to pick and stop. Without scores in the pool, ``model`` and ``drift`` are None.
+    """
+
+    name: str
+    version: int
+    max_samples: int
+    prompts: int
+    quality: bool
+    model: ScoreModel | None
+    gains: Mapping[str, GainTable]
+    trust: Mapping[str, Trust]
+    ways: tuple[str, ...]
+    drift: DriftModel | None
+
+    @classmethod
+    def fit(
+        cls, pool: Pool, max_samples: int, *, name: str = "", version: int = 1, orders: int = 8, seed: int = 0
+    ) -> Self:
+        """From a labelled pool. Raises InvalidInput where there are fewer than FOLDS questions."""
+        whole("max_samples", max_samples)
+        if len({p.id for p in pool.prompts}) < FOLDS:
+            raise InvalidInput("pool", f"at least {FOLDS} questions", len({p.id for p in pool.prompts}))
+        quality = not all(np.isin(p.truth, (0.0, 1.0)).all() for p in pool.prompts)
+        parts = traces(pool, max_samples, orders, seed)
+        scored = pool.scored
+        model = ScoreModel.fit(parts, quality=quality) if scored else None
+        gains = {} if model is None else _gains(parts, model)
+        drift = None if model is None or quality else DriftModel.fit(parts, model.curve, seed)
+        bare = cls(name, version, max_samples, len(pool.prompts), quality, model, gains, {}, (VOTES,), drift)
+        return bare._cross_fitted(pool, orders, seed)
+
+    # --- use ---
+
+    def rule(self, price: float, *, scores: bool = True) -> Rule:
+        """The rule at ``price`` an answer; without ``scores``, by votes alone."""
+        way = self.way(price) if scores else VOTES
+        if way == VOTES:
+            return Suffice(price)
+        return Calibrated(self, way, price)
+
+    def way(self, price: float) -> str:
+        """How to pick and stop at ``price``."""
+        if len(self.ways) == 1:
+            return self.ways[0]
+        return self.ways[int(np.abs(np.log(np.array(PRICES) / max(price, 1e-12))).argmin())]
+
+    def probabilities(self, answers: Answers, way: str) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
+        """P(this cluster is right), as calibrated for the one that is picked, and P(none seen is right)."""
+        p, none = self._stated(answers, way)
+        position = self.position(answers, way, p)
+        if way not in self.trust:
+            return p, none
+        rows, there = np.arange(len(p)), position >= 0
+        cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
+        before = np.where(there, p[rows, cluster], 0.0)
+        after = np.where(there, self.trust[way](before, answers.n), 0.0)
+        others = np.where(there, (1.0 - after) / np.maximum(1.0 - before, 1e-12), 1.0)
+        p = p * others[:, None]
+        p[rows[there], cluster[there]] = after[there]
+        return p, none * others
+
+    def position(self, answers: Answers, way: str, p: Float64[np.ndarray, "r k"]) -> Counts:
+        """The position of the answer to give."""
+        if way == POSTERIOR:
+            return member(answers, p.argmax(1))
+        return PICKS["majority" if way == VOTES else way](answers)
+
+    def _stated(self, answers: Answers, way: str) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
+        if self.model is None or way == VOTES:
+            posterior = vote_posterior(max(answers.n, HORIZON))
+            return posterior.probabilities(answers.votes, answers.failed.sum(1))
+        return self.model.probabilities(answers)
+
+    # --- cross-fitting ---
+
+    def _cross_fitted(self, pool: Pool, orders: int, seed: int) -> Self:
+        """With the ways and the confidence that hold on prompts the models were not fitted to."""
+        ways = (VOTES,) if self.model is None else WAYS
+        value = np.zeros((len(ways), len(PRICES), len(pool.prompts)))
+        stated: dict[str, list[np.ndarray]] = {way: [] for way in ways}
+        fold = _folds(pool, seed)
+        for k in range(FOLDS):
+            judge, learn = fold == k, fold != k
+            there = pool.only(judge)
+            other = self
+            if self.model is not None:
+                parts = traces(pool.only(learn), self.max_samples, orders, seed)
+                model = ScoreModel.fit(parts, quality=self.quality)
+                other = replace(self, model=model, gains=_gains(parts, model))
+            for way in ways:
+                rules = [Suffice(p) if way == VOTES else Calibrated(other, way, p) for p in PRICES]
+                if len(ways) > 1:
+                    outcomes = replay(there, rules, self.max_samples, orders, seed + 1)
+                    value[ways.index(way), :, judge] = _net(outcomes).T
+                stated[way].extend(_stated(other, way, part) for part in traces(there, self.max_samples, 4, seed + 1))
+        chosen = tuple(ways[i] for i in _best(value)) if len(ways) > 1 else ways
+        trust: dict[str, Trust] = {}
+        for way in () if self.quality else sorted({*chosen, VOTES}):
+            p, n, truth = np.concatenate(stated[way], axis=1)
+            trust[way] = Trust.fit(p, n, truth)
+        gains = {way: table for way, table in self.gains.items() if way in chosen}
+        return replace(self, ways=chosen, trust=trust, gains=gains)
+
+    # --- JSON ---
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for ``from_json``."""
+        return {
+            "schema": SCHEMA,
+            "name": self.name,
+            "version": self.version,
+            "max_samples": self.max_samples,
+            "prompts": self.prompts,
+            "quality": self.quality,
+            "model": None if self.model is None else self.model.to_json(),
+            "gains": {way: table.to_json() for way, table in self.gains.items()},
+            "trust": {way: trust.weights.tolist() for way, trust in self.trust.items()},
+            "ways": list(self.ways),
+            "drift": None if self.drift is None else self.drift.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The calibration that ``to_json`` wrote. Raises InvalidInput for another schema."""
+        if document.get("schema") != SCHEMA:
+            raise InvalidInput("schema", f"a calibration of schema {SCHEMA}", document.get("schema"))
+        model = None if document["model"] is None else ScoreModel.from_json(document["model"])
+        drift = document["drift"]
+        return cls(
+            name=document["name"],
+            version=document["version"],
+            max_samples=document["max_samples"],
+            prompts=document["prompts"],
+            quality=document["quality"],
+            model=model,
+            gains={way: GainTable.from_json(table) for way, table in document["gains"].items()},
+            trust={way: Trust(np.array(weights)) for way, weights in document["trust"].items()},
+            ways=tuple(document["ways"]),
+            drift=None if drift is None or model is None else DriftModel.from_json(drift, model.curve),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated(Rule):
+    """``suffice`` with a calibration: stop when no number of further answers is worth its price."""
+
+    name: ClassVar[str] = "suffice"
+    swept: ClassVar[tuple[str, ...]] = ("price",)
+    scored: ClassVar[bool] = True
+    calibration: Calibration
+    way: str = POSTERIOR
+    price: float = 0.01
+
+    def __post_init__(self) -> None:
+        positive("price", self.price)
+
+    @property
+    def pick(self) -> str:
+        return self.way if self.way != POSTERIOR else f"{POSTERIOR} {id(self.calibration)}"
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        return {"price": self.price, "way": self.way, "calibration": self.calibration.name}
+
+    def watches(self) -> tuple[Any, ...]:
+        return (self.name, id(self.calibration), self.way)
+
+    def choose(self, answers: Answers) -> Counts:
+        p, _ = self.calibration._stated(answers, self.way)
+        return self.calibration.position(answers, self.way, p)
+
+    def evidence(self, answers: Answers, cap: int) -> Evidence:
+        """The gain per answer, and the largest gain, of drawing on."""
+        c = self.calibration
+        assert c.model is not None
+        p, none = c._stated(answers, self.way)
+        x = features(answers, c.model, p, none, c.position(answers, self.way, p))
+        return np.column_stack(c.gains[self.way].per_answer(x, min(cap, c.max_samples) - answers.n))
+
+    def enough(self, evidence: Evidence, n: int) -> Enough:
+        return evidence[:, 0] <= self.price
+
+    def sweep(self, cap: int) -> Sequence[Rule]:
+        return [self.calibration.rule(price) for price in PRICES]
+
+
+def _gains(parts: Sequence[Traces], model: ScoreModel) -> dict[str, GainTable]:
+    """A table for each pick."""
+
+    def table(way: str) -> GainTable:
+        if way == POSTERIOR:
+            return GainTable.fit(parts, model, lambda answers, p: member(answers, p.argmax(1)))
+        return GainTable.fit(parts, model, lambda answers, p: PICKS[way](answers))
+
+    return {way: table(way) for way in WAYS if way != VOTES}
+
+
+def _folds(pool: Pool, seed: int) -> Int64[np.ndarray, " p"]:
+    """The fold of each prompt, at random; prompts of one id stay together."""
+    ids = sorted({p.id for p in pool.prompts})
+    places = np.random.default_rng(seed).permutation(len(ids)) % FOLDS
+    fold = dict(zip(ids, places.tolist(), strict=True))
+    return np.array([fold[p.id] for p in pool.prompts], dtype=np.int64)
+
+
+def _net(outcomes: Iterable[Outcome]) -> Float64[np.ndarray, "p m"]:
+    """Accuracy less the price of the answers, per price and prompt."""
+    return np.array([o.accuracy - price * o.samples for o, price in zip(outcomes, PRICES, strict=True)])
+
+
+def _best(value: Float64[np.ndarray, "w p m"]) -> list[int]:
+    """The way of each price with the largest value; the first unless another is better by MARGIN standard errors.
+
+    Values are averaged over neighbouring prices, so that the choice does not follow noise from price to price.
+    """
+    log_price = np.log(np.array(PRICES))
+    kernel = np.exp(-0.5 * ((log_price[:, None] - log_price) / SMOOTH) ** 2)
+    ahead = np.einsum("wpm,pq->wqm", value - value[:1], kernel / kernel.sum(0))
+    error = ahead.std(2) / np.sqrt(ahead.shape[2])
+    score = ahead.mean(2) - MARGIN * error
+    return score.argmax(0).tolist()
+
+
+def _stated(calibration: Calibration, way: str, part: Traces) -> Float64[np.ndarray, "3 m"]:
+    """What is stated of picks, after how many answers, and whether they are right."""
+    found: list[np.ndarray] = []
+    rows = np.arange(len(part.prompt))
+    for n in sorted({round(x) for x in np.geomspace(1, part.cap, 8)}):
+        answers = part.answers.first(n)
+        p, _ = calibration._stated(answers, way)
+        position = calibration.position(answers, way, p)
+        there = position >= 0
+        cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
+        columns = (p[rows, cluster], np.full(len(rows), float(n)), part.truth[rows, np.maximum(position, 0)])
+        found.append(np.stack(columns)[:, there])
+    return np.concatenate(found, axis=1)
+
+
+def _odds(p: PerPrompt, n: PerPrompt) -> Float64[np.ndarray, "r f"]:
+    p = np.clip(p, 1e-4, 1.0 - 1e-4)
+    log_odds, log_n = np.log(p / (1.0 - p)), np.log(n)
+    return np.column_stack([np.ones(len(p)), log_odds, log_n, log_odds * log_n])
