@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from botorch.fit import fit_gpytorch_mll
+from botorch.models.robust_relevance_pursuit_model import RobustRelevancePursuitSingleTaskGP
+from gpytorch.mlls import ExactMarginalLogLikelihood
 from scipy.optimize import minimize_scalar
 
 from suffice.optimizer import Float, InvalidInput, Space, Study
@@ -120,3 +126,15 @@ def test_the_choice_of_a_model_is_written_and_read() -> None:
     for wrong, field in (({"outliers": 1}, "model.outliers"), ({"robust": True}, "model.robust"), ("robust", "model")):
         with pytest.raises(InvalidInput, match=field):
             Study(Space(x=Float(0, 1)), model=wrong)  # type: ignore[arg-type]
+
+
+def test_botorchs_relevance_pursuit_sets_the_same_values_aside() -> None:
+    d = data()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that 12 values with outliers are not standardised
+        model: Any = RobustRelevancePursuitSingleTaskGP(
+            torch.from_numpy(d.X), torch.from_numpy(d.y)[:, None], outcome_transform=None
+        )
+        mll = ExactMarginalLogLikelihood(model.likelihood, model)
+        fit_gpytorch_mll(mll, numbers_of_outliers=[0, 1, 2, 3], optimizer_kwargs={"options": {"maxiter": 60}})
+    assert sorted(model.likelihood.noise_covar.support) == BAD
