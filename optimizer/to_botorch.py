@@ -90,7 +90,9 @@ class _GivenSlopes(Kernel):
         super().__init__()
         self._slopes = slopes
 
-    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Tensor:
+    def forward(
+        self, x1: Tensor, x2: Tensor, diag: bool = False, last_dim_is_batch: bool = False, **params: Any
+    ) -> Tensor:
         s = self._slopes
         U, V = s.scaled(x1), s.scaled(x2)
         if diag:
