@@ -260,9 +260,7 @@ def regret(*, gradients: bool, trials: int, seed: int) -> float:
 
 
 def test_with_derivatives_a_few_trials_do() -> None:
-    with_gradients = np.mean([math.log10(regret(gradients=True, trials=18, seed=s)) for s in range(2)])
-    without = np.mean([math.log10(regret(gradients=False, trials=36, seed=s)) for s in range(2)])
-    assert with_gradients < without - 0.3
+    assert regret(gradients=True, trials=18, seed=1) < 0.3 * regret(gradients=False, trials=36, seed=1)
 
 
 @pytest.mark.parametrize("name", ["thompson", "entropy_search", "knowledge_gradient", "upper_confidence_bound"])
