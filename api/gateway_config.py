@@ -1,0 +1,297 @@
+"""The gateway's configuration: a YAML file, or what the command line gives.
+
+    upstreams:
+      - url: http://127.0.0.1:8001
+        api_key_env: VLLM_API_KEY          # the name of a variable: keys stay out of files
+    verifiers:
+      prm: {type: reward, url: http://127.0.0.1:8002, model: prm, path: pooling, aggregate: min}
+    policies:
+      optscale: {max_samples: 32, price: 0.002}         # what `<model>:optscale` means
+      careful: {rule: suffice, target: 0.95, verifier: prm, on_verifier_error: fail}
+    aliases:
+      math: {model: tiny, policy: careful}
+    extractors: {total: "TOTAL: (\\d+)"}
+    limits: {concurrency: 64, requests: 512, max_samples: 64}
+
+Clients choose among what is named here, and never name a URL.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+
+from suffice.optimizer import InvalidInput, Sampling
+from suffice.optimizer.stopping import RULES
+
+from .errors import from_pydantic
+from .extraction import extractor
+
+SUFFIX = "optscale"  # of `<model>:optscale`, and the name of its policy
+LOG_PROBABILITY = "log_probability"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,199}$")]
+Tags = Annotated[dict[str, str], Field(max_length=16)]
+
+
+class Config(BaseModel):
+    """Unknown fields are refused, NaN and infinity too."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Remote(Config):
+    """A server of the configuration's choice."""
+
+    url: str = Field(pattern=r"^https?://")
+    api_key_env: str | None = None
+
+    @property
+    def api_key(self) -> str | None:
+        """Raises InvalidInput where the variable is not set."""
+        if self.api_key_env is None:
+            return None
+        if not os.environ.get(self.api_key_env):
+            raise InvalidInput("api_key_env", "the name of an environment variable that is set", self.api_key_env)
+        return os.environ[self.api_key_env]
+
+
+class UpstreamConfig(Remote):
+    models: list[str] | None = None  # None: what its /v1/models says
+
+
+class LogProbability(Config):
+    """exp of the mean log-probability of an answer's tokens."""
+
+    type: Literal["log_probability"] = "log_probability"
+
+
+class Pattern(Config):
+    """1 where the pattern is found in the text, else 0."""
+
+    type: Literal["regex"]
+    pattern: str
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        re.compile(pattern)
+        return pattern
+
+
+class Schema(Config):
+    """1 where the text is JSON that the schema allows, else 0."""
+
+    type: Literal["json_schema"]
+    json_schema: dict[str, Any]
+
+
+class Reward(Remote):
+    """A reward model behind vLLM's /classify, /score or /pooling.
+
+    ``aggregate`` folds a process reward model's scores per step; ``raw`` asks for what comes before the activation.
+    """
+
+    type: Literal["reward"]
+    model: str | None = None
+    path: Literal["classify", "score", "pooling"] = "classify"
+    aggregate: Literal["min", "prod", "mean", "last"] = "last"
+    label: int = Field(default=-1, ge=-1)  # which of a classifier's outputs is the score; -1: the last
+    step_separator: str | None = None  # put between the steps (paragraphs) of an answer, as the model was trained
+    template: str = "{prompt}\n{answer}"
+    raw: bool = False
+    timeout_s: FiniteFloat = Field(default=30.0, gt=0)
+
+
+class Judge(Remote):
+    """A model that is asked whether an answer is right: P(yes) from its log-probabilities, over several critiques."""
+
+    type: Literal["judge"]
+    model: str
+    question: str = (
+        "Question:\n{prompt}\n\nProposed answer:\n{answer}\n\nIs the proposed answer right? Answer Yes or No."
+    )
+    critiques: int = Field(default=1, ge=1, le=64)  # at most; fewer where they agree
+    timeout_s: FiniteFloat = Field(default=60.0, gt=0)
+
+
+VerifierConfig = Annotated[LogProbability | Pattern | Schema | Reward | Judge, Field(discriminator="type")]
+
+
+class Wishes(Config):
+    """What a request may say in ``optscale`` or in X-OptScale-* headers, and what a policy presets."""
+
+    rule: str | None = None
+    settings: dict[str, Any] | None = None  # of the rule
+    max_samples: int | None = Field(default=None, ge=1)
+    min_samples: int | None = Field(default=None, ge=1)
+    target: FiniteFloat | None = Field(default=None, gt=0, lt=1)
+    price: FiniteFloat | None = Field(default=None, gt=0)
+    token_price: FiniteFloat | None = Field(default=None, gt=0)
+    expected_tokens: FiniteFloat | None = Field(default=None, gt=0)
+    max_tokens_total: int | None = Field(default=None, ge=1)
+    deadline_ms: FiniteFloat | None = Field(default=None, gt=0)
+    concurrency: int | None = Field(default=None, ge=1)
+    overissue: Literal["idle", "none", "all"] | None = None
+    verifier: str | None = None  # "none": without the policy's
+    extract: str | None = None
+    calibration: str | None = None
+    on_verifier_error: Literal["votes", "first", "fail"] | None = None
+    returns: Literal["best", "all", "trace"] | None = Field(default=None, alias="return")
+    dry_run: bool | None = None
+    progress: bool | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    tags: Tags | None = None
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True)
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str | None) -> str | None:
+        if rule is not None and rule not in RULES:
+            raise ValueError(f"Input should be one of {', '.join(RULES)}")
+        return rule
+
+    def over(self, other: Wishes) -> Wishes:
+        """These wishes, and where they say nothing the other's."""
+        return other.model_copy(update=self.model_dump(exclude_none=True))
+
+
+DEFAULTS = Wishes.model_validate(
+    {
+        "rule": "suffice",
+        "max_samples": 32,
+        "min_samples": 1,
+        "extract": "auto",
+        "overissue": "idle",
+        "on_verifier_error": "votes",
+        "return": "best",
+        "dry_run": False,
+        "progress": False,
+    }
+)
+
+
+class Alias(Config):
+    model: str
+    policy: str = SUFFIX
+
+
+class LimitsConfig(Config):
+    concurrency: int = Field(default=64, ge=1)  # draws that are at the upstreams at once
+    requests: int = Field(default=1024, ge=1)  # at work at once; more are answered with 429
+    max_samples: int = Field(default=64, ge=1, le=4096)  # that a request may ask for
+    deadline_s: FiniteFloat = Field(default=600.0, gt=0)  # of a request that says nothing
+    body_mb: FiniteFloat = Field(default=64.0, gt=0)
+    connect_s: FiniteFloat = Field(default=5.0, gt=0)
+    read_s: FiniteFloat = Field(default=600.0, gt=0)  # between two pieces of an answer
+    retries: int = Field(default=2, ge=0, le=10)  # of a draw
+    backoff_s: FiniteFloat = Field(default=0.25, gt=0)  # before the first retry; doubles
+    health_s: FiniteFloat = Field(default=5.0, gt=0)  # between looks at the upstreams
+    keepalive_s: FiniteFloat = Field(default=10.0, gt=0)  # between comments in a stream that has nothing to say yet
+    decisions: int = Field(default=1000, ge=0)  # records that are kept
+
+
+class GatewayConfig(Config):
+    upstreams: list[UpstreamConfig] = Field(min_length=1)
+    verifiers: dict[Name, VerifierConfig] = {}
+    policies: dict[Name, Wishes] = {}
+    aliases: dict[Name, Alias] = {}
+    extractors: dict[Name, str] = {}
+    calibrations: Path | None = None  # a folder
+    limits: LimitsConfig = LimitsConfig()
+
+    @field_validator("extractors")
+    @classmethod
+    def _compile(cls, patterns: dict[str, str]) -> dict[str, str]:
+        for pattern in patterns.values():
+            re.compile(pattern)
+        return patterns
+
+    @model_validator(mode="after")
+    def _names_are_there(self) -> Self:
+        self.verifiers.setdefault(LOG_PROBABILITY, LogProbability())
+        self.policies.setdefault(SUFFIX, Wishes())
+        for name, alias in self.aliases.items():
+            if alias.policy not in self.policies:
+                raise ValueError(
+                    f"aliases.{name}.policy: expected one of {sorted(self.policies)}, got {alias.policy!r}"
+                )
+        for name, policy in self.policies.items():
+            try:
+                self.check(policy.over(DEFAULTS))
+            except InvalidInput as error:
+                raise ValueError(str(error.under(f"policies.{name}"))) from None
+        return self
+
+    def check(self, wishes: Wishes) -> None:
+        """Raises InvalidInput for names that are not there, settings that make no sense, and what is over a limit."""
+        if wishes.max_samples is not None and wishes.max_samples > self.limits.max_samples:
+            raise InvalidInput("max_samples", f"at most {self.limits.max_samples}", wishes.max_samples)
+        if wishes.verifier not in (None, "none", *self.verifiers):
+            raise InvalidInput("verifier", f"none or one of {', '.join(self.verifiers)}", wishes.verifier)
+        if wishes.extract is not None:
+            extractor(wishes.extract, self.extractors)
+        sampling_of(wishes)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The configuration in a YAML file. Raises InvalidInput."""
+        try:
+            document = yaml.safe_load(file.read_text())
+        except OSError as error:
+            raise InvalidInput("config", "a file that can be read", f"{file} ({error.strerror})") from None
+        except yaml.YAMLError as error:
+            raise InvalidInput("config", f"YAML ({error})", str(file)) from None
+        return cls.of(document)
+
+    @classmethod
+    def of(cls, document: Any) -> Self:
+        """The configuration that a document holds. Raises InvalidInput."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            raise InvalidInput.of(from_pydantic(error.errors())) from None
+
+    @classmethod
+    def brief(cls, upstream: str, verifier: str | None = None) -> Self:
+        """From the command line: upstreams separated by commas; a verifier's URL, or log_probability."""
+        document: dict[str, Any] = {"upstreams": [{"url": url.strip()} for url in upstream.split(",") if url.strip()]}
+        if verifier is not None:
+            name = "reward" if "://" in verifier else verifier
+            if name == "reward":
+                document["verifiers"] = {name: {"type": "reward", "url": verifier}}
+            document["policies"] = {SUFFIX: {"verifier": name}}
+        return cls.of(document)
+
+
+def wishes_of(document: Any) -> Wishes:
+    """What a request's ``optscale`` says. Raises InvalidInput, with fields as the client wrote them."""
+    if document is None:
+        return Wishes()
+    if not isinstance(document, Mapping):
+        raise InvalidInput("optscale", "an object", document)
+    try:
+        return Wishes.model_validate(document)
+    except ValidationError as error:
+        raise InvalidInput.of(from_pydantic(error.errors())).under("optscale") from None
+
+
+def sampling_of(wishes: Wishes, **more: Any) -> Sampling:
+    """The sampling that complete wishes describe. Raises InvalidInput."""
+    return Sampling(
+        wishes.rule or "suffice",
+        max_samples=wishes.max_samples or 1,
+        target=wishes.target,
+        price=wishes.price,
+        token_price=wishes.token_price,
+        expected_tokens=wishes.expected_tokens,
+        settings=wishes.settings,
+        **more,
+    )
