@@ -222,6 +222,11 @@ class Sampling:
         return self._gap()
 
     @property
+    def tokens(self) -> float:
+        """Tokens told so far."""
+        return sum(t.tokens for t in self._told.values() if t.tokens is not None)
+
+    @property
     def pick(self) -> Hashable | None:
         """The answer to give; None while there is none."""
         position = self._position(self._answers())
@@ -250,6 +255,17 @@ class Sampling:
         if self.price is None and self.token_price is None:
             return None
         return (self.price or 0.0) + (self.token_price or 0.0) * self._next_tokens()
+
+    def worth(self) -> tuple[float, float]:
+        """What one more answer adds to P(the pick is right) at best, and the tokens that it is expected to take.
+
+        0 where the budget is spent; for ``suffice`` only.
+        """
+        if not isinstance(self.rule, Suffice):
+            raise InvalidInput("rule", "suffice: no other rule knows what an answer is worth", self.rule.name)
+        answers = self._answers()
+        votes = tuple(int(v) for v in answers.ranked[0] if v) if answers.n else ()
+        return self._outlook(answers, votes).index, self._next_tokens()
 
     # --- JSON ---
 

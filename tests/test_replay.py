@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ from suffice.optimizer.replay import interval, replay, weights
 from suffice.optimizer.stopping import RULES, rule
 
 
-def document(prompts: int = 12, samples: int = 10, seed: int = 0) -> dict[str, object]:
+def document(prompts: int = 12, samples: int = 10, seed: int = 0) -> dict[str, Any]:
     """A made-up pool: some prompts easy, some not; scores that know a little."""
     rng = np.random.default_rng(seed)
     entries = []
@@ -23,7 +25,7 @@ def document(prompts: int = 12, samples: int = 10, seed: int = 0) -> dict[str, o
         drawn = []
         for _ in range(samples):
             right = bool(rng.random() < share)
-            answer = "right" if right else rng.choice(["x", "y", None])
+            answer = "right" if right else ("x", "y", None)[int(rng.integers(3))]
             score = float(np.clip(rng.normal(0.7 if right else 0.5, 0.15), 0.01, 0.99))
             drawn.append({"answer": answer, "correct": int(right), "score": score, "tokens": int(rng.integers(5, 50))})
         entries.append({"id": f"q{i}", "samples": drawn})

@@ -1,0 +1,443 @@
+"""`python -m benchmarks.sampling`: how many answers are enough, on pools of recorded answers.
+
+    python -m benchmarks.sampling --pools DIR     # measure: DIR holds *.json.gz (docs/sampling.md has the format)
+    python -m benchmarks.sampling --pools DIR --only humaneval,tiny_lp
+    python -m benchmarks.sampling report          # tables and plots from the results
+
+Each question is reported on exactly once per split, by rules tuned on the other half of the questions. One-parameter
+rules are swept and read off the reported half; rules with two settings have a cell chosen per price on the tuning half;
+calibrations are fitted there. Intervals are by bootstrap over questions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from suffice.optimizer import decide
+from suffice.optimizer.answers import Answers
+from suffice.optimizer.calibration import PRICES, Calibration
+from suffice.optimizer.drift import Watch
+from suffice.optimizer.frontier import Frontier
+from suffice.optimizer.lookahead import vote_table
+from suffice.optimizer.optscale import peek_for
+from suffice.optimizer.pool import Pool, shuffled, traces
+from suffice.optimizer.replay import replay, run, weights
+from suffice.optimizer.stopping import Rule, Suffice, rule
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "benchmarks" / "sampling.json"
+OURS = "suffice"
+DRAWS = 200
+CELL_PRICES = np.geomspace(0.3, 1e-6, 40)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A pool, which of its prompts, which score, the cap, and how many orders and splits."""
+
+    pool: str
+    max_samples: int
+    orders: int
+    score: str | None = None
+    kept: Callable[[Pool], np.ndarray] | None = None
+    splits: int = 1
+    dealt: bool = False  # scores dealt out again at random, on both sides
+
+    def load(self, folder: Path) -> Pool:
+        with gzip.open(folder / f"{self.pool}.json.gz", "rt") as file:
+            pool = Pool.of(json.load(file), self.score or "no score")
+        pool = pool if self.kept is None else pool.only(self.kept(pool))
+        return shuffled(pool, 11) if self.dealt else pool
+
+
+def cap_of(n: int, weak: bool = False) -> Callable[[Pool], np.ndarray]:
+    """Prompts with n answers (or a few fewer); ``weak``: of runs that are right less than 55 % of the time."""
+
+    def kept(pool: Pool) -> np.ndarray:
+        groups: dict[str, list[float]] = {}
+        for p in pool.prompts:
+            groups.setdefault(p.group, []).append(float(p.truth.mean()))
+        low = {g for g, values in groups.items() if np.mean(values) < 0.55}
+        size = np.array([8 if p.n <= 8 else 16 for p in pool.prompts])
+        return (size == n) & np.array([not weak or p.group in low for p in pool.prompts])
+
+    return kept
+
+
+TASKS = {
+    "gpqa_8": Task("gpqa_diamond_dev", 8, 20, kept=cap_of(8)),
+    "gpqa_8_weak": Task("gpqa_diamond_dev", 8, 30, kept=cap_of(8, weak=True)),
+    "gpqa_16_weak": Task("gpqa_diamond_dev", 16, 50, kept=cap_of(16)),
+    "tiny_votes": Task("tiny_addition_vllm", 32, 8),
+    "humaneval": Task("humaneval_codegen16b_dev", 64, 6, "score"),
+    "tiny_lp": Task("tiny_addition_vllm", 32, 5, "score"),
+    "tiny_bad": Task("tiny_addition_vllm", 32, 5, "bad_score"),
+    "game24": Task("game24_gpt4_cot", 64, 4, "score"),
+    "writing": Task("creative_writing_gpt4_cot", 8, 40, "score", splits=2),
+    "humaneval_shuffled": Task("humaneval_codegen16b_dev", 64, 4, "score", dealt=True),
+    "tiny_shuffled": Task("tiny_addition_vllm", 32, 4, "score", dealt=True),
+}
+
+
+# --- rivals -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Capped(Rule):
+    """Another rule, with a cap of its own."""
+
+    name = "capped"
+    inner: Rule
+    samples: int
+
+    def evidence(self, answers: Answers, cap: int) -> np.ndarray:
+        return self.inner.evidence(answers, cap)
+
+    def enough(self, evidence: np.ndarray, n: int) -> np.ndarray:
+        return self.inner.enough(evidence, n) | (n >= self.samples)
+
+    @property
+    def pick(self) -> str:
+        return self.inner.pick
+
+    def watches(self) -> tuple[Any, ...]:
+        return self.inner.watches()
+
+
+def capped(rules: Sequence[Rule], cap: int) -> list[Rule]:
+    """Each rule with each of a few caps."""
+    caps = sorted({round(c) for c in np.geomspace(2, cap, 8)})
+    return [Capped(r, c) for r in rules for c in caps]
+
+
+def families(cap: int, scored: bool) -> dict[str, tuple[bool, list[Rule]]]:
+    """The rivals: whether cells are chosen on the tuning half, and the settings."""
+    found: dict[str, tuple[bool, list[Rule]]] = {
+        "majority": (False, list(rule("fixed").sweep(cap))),
+        "adaptive consistency": (False, list(rule("adaptive_consistency").sweep(cap))),
+        "adaptive consistency, Dirichlet": (False, list(rule("adaptive_consistency", form="dirichlet").sweep(cap))),
+        "early stopping": (True, capped(rule("early_stopping").sweep(cap), cap)),
+    }
+    if not scored:
+        return found
+    soft = [
+        r for s in (0.5, 1.0, 2.0, 4.0) for r in rule("adaptive_consistency", form="weighted", strength=s).sweep(cap)
+    ]
+    budgets = [b for b in (8, 16, 32, 64) if b <= cap]
+    peeking = [Capped(r, b) for b in budgets for r in rule("optscale0", peek=min(peek_for(b), b)).sweep(b)]
+    del found["adaptive consistency, Dirichlet"]
+    return found | {
+        "best-of-N": (False, list(rule("fixed", picked="best").sweep(cap))),
+        "weighted vote": (False, list(rule("fixed", picked="weighted").sweep(cap))),
+        "adaptive consistency, weighted": (True, soft),
+        "adaptive consistency, weighted pick": (
+            False,
+            list(rule("adaptive_consistency", picked="weighted").sweep(cap)),
+        ),
+        "threshold": (True, capped(rule("threshold").sweep(cap), cap)),
+        "threshold, weighted pick": (True, capped(rule("threshold", picked="weighted").sweep(cap), cap)),
+        "OptScale-0": (True, capped(rule("optscale0").sweep(cap), cap)),
+        "OptScale-0, authors' code": (True, peeking),
+        "BEACON": (False, list(rule("beacon").sweep(cap))),
+        "Pandora": (False, list(rule("pandora").sweep(cap))),
+        "votes only": (False, list(rule("suffice").sweep(cap))),
+    }
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Points:
+    """Accuracy and samples of each setting, for every prompt."""
+
+    accuracy: np.ndarray
+    samples: np.ndarray
+
+    @classmethod
+    def empty(cls, settings: int, prompts: int) -> Points:
+        return cls(np.zeros((settings, prompts)), np.zeros((settings, prompts)))
+
+    def frontier(self, w: np.ndarray, single: float) -> Frontier:
+        return Frontier.of(np.append(self.samples @ w, 1.0), np.append(self.accuracy @ w, single))
+
+
+def measure(task: Task, folder: Path) -> dict[str, Any]:
+    """All families on one task: points, frontiers and what is read off them."""
+    pool, cap = task.load(folder), task.max_samples
+    groups = families(cap, task.score is not None)
+    rules = [r for _, members in groups.values() for r in members]
+    found: dict[str, Points] = {}
+    prompts = len(pool.prompts)
+    extra: dict[str, Any] = {"ece": [], "ways": [], "fit_seconds": [], "drift": []}
+    for split in range(task.splits):
+        half = halves(pool, split)
+        for tune, test in ((half, ~half), (~half, half)):
+            chosen = pool.only(tune), pool.only(test)
+            tuned = replay(chosen[0], rules, cap, task.orders, split) if any(t for t, _ in groups.values()) else []
+            tested = replay(chosen[1], rules, cap, task.orders, split + 100)
+            i = 0
+            for name, (cells, members) in groups.items():
+                outs, i = tested[i : i + len(members)], i + len(members)
+                if cells:
+                    outs = [outs[j] for j in best_cells(tuned[i - len(members) : i])]
+                put(found, name, outs, test, task.splits)
+            started = time.process_time()
+            calibration = Calibration.fit(chosen[0], cap, seed=split)
+            extra["fit_seconds"].append(time.process_time() - started)
+            extra["ways"].append([calibration.way(p) for p in PRICES])
+            ours = rule("suffice").sweep(cap) if task.score is None else [calibration.rule(p) for p in PRICES]
+            put(found, OURS, replay(chosen[1], ours, cap, task.orders, split + 100), test, task.splits)
+            if calibration.drift is not None and not task.dealt:
+                extra["drift"].append(drifted(calibration, chosen[1], cap, split))
+            if not calibration.quality:
+                extra["ece"].extend(stated(calibration, chosen[1], cap))
+    return {"prompts": prompts, **read_off(pool, found, cap), **summary(extra)}
+
+
+def put(found: dict[str, Points], name: str, outcomes: Sequence[Any], test: np.ndarray, splits: int) -> None:
+    points = found.setdefault(name, Points.empty(len(outcomes), len(test)))
+    points.accuracy[:, test] += np.array([o.accuracy for o in outcomes]) / splits
+    points.samples[:, test] += np.array([o.samples for o in outcomes]) / splits
+
+
+def halves(pool: Pool, seed: int) -> np.ndarray:
+    ids = sorted({p.id for p in pool.prompts})
+    kept = set(np.random.default_rng(seed).permutation(np.array(ids))[: len(ids) // 2].tolist())
+    return np.array([p.id in kept for p in pool.prompts])
+
+
+def best_cells(outcomes: Sequence[Any]) -> list[int]:
+    """The best cell at each price, on the tuning half."""
+    accuracy = np.array([o.accuracy.mean() for o in outcomes])
+    samples = np.array([o.samples.mean() for o in outcomes])
+    return [int((accuracy - price * samples).argmax()) for price in CELL_PRICES]
+
+
+def read_off(pool: Pool, found: dict[str, Points], cap: int) -> dict[str, Any]:
+    """T1, T2 and the area of each family, with differences to the best rival and their intervals."""
+    ids = [p.id for p in pool.prompts]
+    single = np.array([p.truth.mean() for p in pool.prompts])
+    even = np.full(len(ids), 1.0 / len(ids))
+    fixed = [found[f].accuracy @ even for f in ("majority", "best-of-N", "weighted vote") if f in found]
+    T1 = max(float(a.max()) for a in fixed) - 0.002
+    T2 = float(fixed[0][-1]) - 0.005
+
+    def numbers(w: np.ndarray) -> dict[str, tuple[float, float, float]]:
+        out = {}
+        for name, points in found.items():
+            f = points.frontier(w, float(single @ w))
+            out[name] = (f.cost_of(T1), f.cost_of(T2), 100.0 * f.area(1.0, cap))
+        return out
+
+    now = numbers(even)
+    rivals = [n for n in found if n not in (OURS, "votes only")]
+    best = max(rivals, key=lambda n: now[n][2])
+    boot = [numbers(w) for w in weights(ids, DRAWS, 0)]
+    difference = [b[OURS][2] - b[best][2] for b in boot]
+    rows = {
+        name: {
+            "T1": now[name][0],
+            "T2": now[name][1],
+            "AUF": now[name][2],
+            "max": float((p.accuracy @ even).max()),
+            "frontier": [f.tolist() for f in (lambda f: (f.cost, f.accuracy))(p.frontier(even, float(single @ even)))],
+        }
+        for name, p in found.items()
+    }
+    compare = {}
+    for name in ("adaptive consistency", "OptScale-0", "OptScale-0, authors' code"):
+        if name in found:
+            compare[name] = {
+                "T1": ratio([(b[OURS][0], b[name][0]) for b in boot], now[OURS][0], now[name][0]),
+                "T2": ratio([(b[OURS][1], b[name][1]) for b in boot], now[OURS][1], now[name][1]),
+                "equal_value": equal_value(rows, name),
+            }
+    published = published_saving(found, even, single)
+    return {
+        "single": float(single @ even),
+        "T1": T1,
+        "T2": T2,
+        "rows": rows,
+        "best_rival": best,
+        "difference": now[OURS][2] - now[best][2],
+        "difference_interval": [float(np.quantile(difference, q)) for q in (0.025, 0.975)],
+        "compare": compare,
+        "published": published,
+    }
+
+
+def ratio(pairs: Sequence[tuple[float, float]], ours: float, theirs: float) -> dict[str, Any]:
+    """Samples of ours over theirs, with an interval over the draws in which both reach the level."""
+    ratios = [a / b for a, b in pairs if np.isfinite(a) and np.isfinite(b)]
+    known = len(ratios) > DRAWS // 4
+    return {
+        "ratio": ours / theirs,
+        "interval": [float(np.quantile(ratios, q)) for q in (0.025, 0.975)] if known else None,
+    }
+
+
+def equal_value(rows: dict[str, Any], name: str) -> dict[str, float]:
+    """Our samples over a rival's, where it has made a share of its gain over one answer."""
+    ours, theirs = (Frontier(*(np.array(v) for v in rows[n]["frontier"])) for n in (OURS, name))
+    low, high = theirs.accuracy[0], theirs.accuracy[-1]
+    shares = (0.5, 0.75, 0.9, 1.0)
+    return {f"{s:g}": ours.cost_of(low + s * (high - low)) / theirs.cost_of(low + s * (high - low)) for s in shares}
+
+
+def published_saving(found: dict[str, Points], even: np.ndarray, single: np.ndarray) -> dict[str, float]:
+    """Adaptive consistency at its published threshold of .95, and our samples at its accuracy less .05 points."""
+    sweep = rule("adaptive_consistency").sweep(8)
+    at = int(np.argmin([abs(r.setting["threshold"] - 0.95) for r in sweep]))
+    points = found["adaptive consistency"]
+    samples, accuracy = float(points.samples[at] @ even), float(points.accuracy[at] @ even)
+    ours = found[OURS].frontier(even, float(single @ even)).cost_of(accuracy - 0.0005)
+    return {"threshold": sweep[at].setting["threshold"], "samples": samples, "accuracy": accuracy, "ours": ours}
+
+
+def stated(calibration: Calibration, pool: Pool, cap: int) -> list[tuple[float, float]]:
+    """Stated confidence and truth of picks on held-out prompts, after 1 to ``cap`` answers."""
+    way = calibration.way(0.003)
+    found: list[tuple[float, float]] = []
+    for part in traces(pool, cap, 4, 5):
+        rows = np.arange(len(part.prompt))
+        for n in sorted({round(x) for x in np.geomspace(1, part.cap, 6)}):
+            answers = part.answers.first(n)
+            p, _ = calibration.probabilities(answers, way)
+            raw, _ = calibration._stated(answers, way)
+            position = calibration.position(answers, way, raw)
+            kept = position >= 0
+            cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
+            pairs = np.column_stack([p[rows, cluster], part.truth[rows, np.maximum(position, 0)]])
+            found.extend(map(tuple, pairs[kept].tolist()))
+    return found
+
+
+def drifted(calibration: Calibration, pool: Pool, cap: int, seed: int) -> dict[str, Any]:
+    """Scores that are dealt out again after tuning: with the alarm, without it, and by votes alone."""
+    assert calibration.drift is not None
+    (part,) = traces(shuffled(pool, 17), cap, 6, seed + 300)
+    (good,) = traces(pool, cap, 6, seed + 300)
+    rules = [calibration.rule(p) for p in PRICES]
+    blind, votes = run(part, rules), run(part, [Suffice(p) for p in PRICES])
+    rng = np.random.default_rng(seed)
+    streams = [rng.permutation(np.flatnonzero(part.order == o)) for o in range(6)]
+    sums: dict[str, list[tuple[float, float]]] = {"alarm": [], "blind": [], "votes": []}
+    seen, false = [], 0
+    for i in range(len(PRICES)):
+        kept = np.ones(len(part.prompt), dtype=bool)
+        for stream in streams:
+            at = heard(calibration, part, blind[i][0], stream)
+            kept[stream[at:]] = False
+            seen.append(at)
+        false += sum(heard(calibration, good, blind[i][0], s) < len(s) for s in streams)
+        for name, use in (("alarm", kept), ("blind", np.ones_like(kept)), ("votes", np.zeros_like(kept))):
+            stop = np.where(use, blind[i][0], votes[i][0])
+            position = np.where(use, blind[i][1], votes[i][1])
+            right = np.where(position >= 0, part.truth[np.arange(len(stop)), position], 0.0)
+            sums[name].append((float(stop.mean()), float(right.mean())))
+    single = float(np.mean([p.truth.mean() for p in pool.prompts]))
+    areas = {}
+    for name, pairs in sums.items():
+        cost, accuracy = np.array(pairs).T
+        areas[name] = 100.0 * Frontier.of(np.append(cost, 1.0), np.append(accuracy, single)).area(1.0, cap)
+    return {**areas, "prompts_to_alarm": float(np.median(seen)), "false_alarms": false / (6 * len(PRICES))}
+
+
+def heard(calibration: Calibration, part: Any, stop: np.ndarray, stream: np.ndarray) -> int:
+    """After how many prompts of a stream the alarm is on; all of them, if it never is."""
+    assert calibration.drift is not None
+    evidence = np.zeros(len(stop))
+    for n in np.unique(stop):
+        rows = np.flatnonzero(stop == n)
+        evidence[rows] = calibration.drift.evidence(part.rows(rows).answers.first(int(n)))
+    watch = Watch()
+    for k, row in enumerate(stream):
+        watch = watch.after(float(evidence[row]))
+        if watch.alarm:
+            return k + 1
+    return len(stream)
+
+
+def summary(extra: dict[str, Any]) -> dict[str, Any]:
+    pairs = np.array(extra["ece"]) if extra["ece"] else np.zeros((0, 2))
+    bins, error = [], 0.0
+    if len(pairs):
+        place = np.clip((pairs[:, 0] * 10).astype(int), 0, 9)
+        for b in range(10):
+            inside = pairs[place == b]
+            if len(inside):
+                bins.append([float(inside[:, 0].mean()), float(inside[:, 1].mean()), len(inside)])
+                error += len(inside) / len(pairs) * abs(bins[-1][0] - bins[-1][1])
+    return {
+        "ece": error if len(pairs) else None,
+        "reliability": bins,
+        "ways": extra["ways"],
+        "fit_seconds": extra["fit_seconds"],
+        "drift": extra["drift"],
+    }
+
+
+def timings() -> dict[str, float]:
+    """CPU seconds of building the largest table, and of a decision after 16 answers."""
+    vote_table.cache_clear()
+    started = time.process_time()
+    vote_table(64)
+    table = time.process_time() - started
+    told = list("aabbaabbabcaabcd")
+    from suffice.optimizer import Sampling
+
+    sampling = Sampling(max_samples=64, price=1e-4)
+    for answer in told:
+        sampling.tell(answer)
+    sampling.ask()
+    started = time.process_time()
+    for _ in range(500):
+        sampling.ask()
+    decision = (time.process_time() - started) / 500
+    started = time.process_time()
+    for _ in range(200):
+        decide(told, max_samples=64, price=1e-4)
+    return {"table": table, "decision": decision, "stateless": (time.process_time() - started) / 200}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.sampling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", nargs="?", choices=("run", "report"), default="run")
+    parser.add_argument("--pools", type=Path, help="the folder with the pools")
+    parser.add_argument("--only", help=f"tasks, of {', '.join(TASKS)}")
+    parser.add_argument("--orders", type=int, help="random orders, in place of each task's own number")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the results file")
+    args = parser.parse_args(argv)
+    results = json.loads(args.out.read_text()) if args.out.exists() else {}
+    if args.command == "run":
+        if args.pools is None:
+            parser.error("--pools: expected the folder with the pools")
+        results["timings"] = timings()
+        for name in args.only.split(",") if args.only else TASKS:
+            task = TASKS[name] if args.orders is None else replace(TASKS[name], orders=args.orders)
+            started = time.monotonic()
+            results[name] = measure(task, args.pools)
+            print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(results, indent=1) + "\n")
+    from .sampling_report import write
+
+    write(results, ROOT / "docs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""A Gaussian process over prompts: what answers to an unseen prompt will look like, before any is drawn.
+
+OptScale predicts each prompt's scores by a fine-tuned model; here a Gaussian process learns from past traffic how often
+a prompt is answered right, from features that the caller has: which run it is, how earlier prompts of the run and
+earlier runs of the prompt went, an embedding. Solve rates are modelled by their empirical log odds,
+
+    y = log((r + 1/2) / (n - r + 1/2)) for r of n answers right, with variance 1/(r + 1/2) + 1/(n - r + 1/2),
+
+and what is predicted for a prompt becomes its prior over prompt types (answers.py): theta with normal log odds around
+the predicted ones. Its shape is the one under which past counts were most probable, each predicted without the prompt
+itself. Where features predict no better than none, the flat prior stays: priors fitted to other prompts were seen to
+hurt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float64
+from scipy.special import ndtr
+
+from .answers import FLAT, THETAS, TypePrior
+from .errors import InvalidInput
+from .fitting import Prior, fit
+from .models import Data, FitError, GaussianProcess, Hyperparameters
+
+EXACT = 2000  # prompts that are conditioned on; of more, a random part
+FITTED = 300  # prompts that hyperparameters are fitted to
+OWN = (0.1, 0.3, 1.0, 3.0)  # variances of log odds among prompts of equal features, of which the most probable is taken
+SIGNAL = 0.02  # nats per prompt by which features have to predict better than none
+CENTRES = np.arange(-5.0, 5.01, 0.5)  # to which log odds are rounded, so that prompts share tables
+STRETCH = (1.0, 1.4, 2.0, 2.8)  # of predicted log odds: those of counts are drawn to the middle
+SPREADS = (0.5, 0.8, 1.2, 2.0, 3.0)
+FLAT_SHARES = (0.01, 0.03, 0.1, 0.3)  # of the flat prior in each prompt's: features may be wrong
+
+Rows = Float64[np.ndarray, "p d"]
+Values = Float64[np.ndarray, " p"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How predicted log odds become a prior: stretched around 0, with a spread, and a share of the flat prior."""
+
+    stretch: float
+    spread: float
+    flat: float
+
+
+@dataclass(frozen=True, eq=False)
+class PromptModel:
+    """Log odds of the solve rate of prompts with given features; ``gp`` is None where features carry no signal.
+
+    ``signal`` is what they predict better than none, in nats per prompt left out.
+    """
+
+    gp: GaussianProcess | None
+    signal: float
+    low: Values
+    high: Values
+    centre: float
+    shape: Shape
+
+    @classmethod
+    def fit(cls, X: Rows, right: Values, drawn: Values, seed: int = 0) -> Self:
+        """From past prompts: features, and how many of the drawn answers were right (by labels, or by the final vote).
+
+        Raises InvalidInput where shapes differ or counts make no sense.
+        """
+        if X.ndim != 2 or not len(X) == len(right) == len(drawn) or not np.isfinite(X).all():
+            raise InvalidInput("X", "a finite row of features per prompt", X.shape)
+        if (drawn < 1).any() or (right < 0).any() or (right > drawn).any():
+            raise InvalidInput("right", "counts from 0 to the number of answers drawn", right)
+        kept = np.random.default_rng(seed).permutation(len(X))[:EXACT]
+        X, right, drawn = X[kept], right[kept], drawn[kept]
+        low, high = X.min(0), X.max(0)
+        gp, centre = _condition(_unit(X, low, high), right, drawn)
+        if gp is None:
+            return cls(None, 0.0, low, high, centre, _SHAPES[0])
+        mean = centre + gp.leave_one_out()[0]
+        found = {shape: _log_likelihood(mean, right, drawn, shape) for shape in _SHAPES}
+        blind = max(_log_likelihood(np.full(len(X), centre), right, drawn, shape) for shape in _SHAPES)
+        best = max(found, key=found.__getitem__)
+        signal = (found[best] - blind) / len(X)
+        return cls(gp if signal > SIGNAL else None, signal, low, high, centre, best)
+
+    def log_odds(self, X: Rows) -> Values:
+        """The expected log odds of a right answer, as counted, per prompt."""
+        if self.gp is None:
+            return np.full(len(X), self.centre)
+        return self.centre + self.gp.posterior_mean(_unit(X, self.low, self.high))
+
+    def priors(self, X: Rows) -> list[TypePrior]:
+        """The prior over types of each prompt; flat without signal."""
+        if self.gp is None:
+            return [FLAT] * len(X)
+        return [type_prior(m, self.shape) for m in self.log_odds(X).tolist()]
+
+
+def type_prior(mean: float, shape: Shape) -> TypePrior:
+    """A prior with normal log odds of theta around the stretched ``mean``, rounded to CENTRES."""
+    return _rounded(float(CENTRES[np.abs(CENTRES - shape.stretch * mean).argmin()]), shape.spread, shape.flat)
+
+
+@lru_cache(maxsize=1024)
+def _rounded(centre: float, spread: float, flat: float) -> TypePrior:
+    theta = np.array(THETAS)
+    edges = 0.5 * (theta[1:] + theta[:-1])
+    below = ndtr((np.log(edges / (1.0 - edges)) - centre) / spread)
+    mass = np.maximum(np.diff(np.concatenate([[0.0], below, [1.0]])), 1e-9)
+    mixed = (1.0 - flat) * mass + flat * np.array(FLAT.theta)
+    return TypePrior(theta=tuple((mixed / mixed.sum()).tolist()))
+
+
+_SHAPES = [Shape(b, s, f) for b in STRETCH for s in SPREADS for f in FLAT_SHARES]
+
+
+def _condition(unit: Rows, right: Values, drawn: Values) -> tuple[GaussianProcess | None, float]:
+    """The process of empirical log odds less their mean, and that mean; None where numerics fail."""
+    y = np.log((right + 0.5) / (drawn - right + 0.5))
+    counting = 1.0 / (right + 0.5) + 1.0 / (drawn - right + 0.5)
+    centre, groups, part = float(y.mean()), np.arange(unit.shape[1]), slice(0, FITTED)
+    found: list[tuple[float, float, Hyperparameters]] = []
+    for own in OWN:
+        try:
+            fitted = fit(Data(unit[part], y[part] - centre, counting[part] + own, groups), Prior(), noise=None)
+            found.append((fitted.loss, own, fitted.hyperparameters))
+        except FitError:
+            continue
+    if not found:
+        return None, centre
+    _, own, hyperparameters = min(found, key=lambda f: f[0])
+    try:
+        return GaussianProcess(Data(unit, y - centre, counting + own, groups), hyperparameters), centre
+    except FitError:
+        return None, centre
+
+
+def _log_likelihood(mean: Values, right: Values, drawn: Values, shape: Shape) -> float:
+    """log P(counts) of all prompts under the priors that ``mean`` and ``shape`` give."""
+    theta = np.array(THETAS)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hits = np.where(right[:, None] == 0, 0.0, right[:, None] * np.log(theta))
+        misses = np.where(right[:, None] == drawn[:, None], 0.0, (drawn - right)[:, None] * np.log1p(-theta))
+    prior = np.array([type_prior(m, shape).theta for m in mean.tolist()])
+    return float(np.log((np.exp(hits + misses) * prior).sum(1)).sum())
+
+
+def _unit(X: Rows, low: Values, high: Values) -> Rows:
+    """Features from 0 to 1 over the prompts learned from; a little beyond for others."""
+    return np.clip((X - low) / np.maximum(high - low, 1e-12), -0.2, 1.2)
+
+
+def history(values: Sequence[float], n: float, mean: float = 0.5, strength: float = 2.0) -> float:
+    """Log odds of a rate seen in ``n`` earlier cases that sum to ``values``, shrunk to ``mean``: a feature."""
+    total = float(np.sum(values)) + strength * mean
+    return float(np.log(total / (n + strength - total)))
