@@ -159,13 +159,13 @@ class InformedCross(Cross):
 
 @dataclass(frozen=True)
 class InformedHyperparameters(Hyperparameters):
-    """Hyperparameters of delta, and s_j of every earlier study."""
+    """Hyperparameters of delta, and the variance s_j of every earlier study's weight."""
 
     beliefs: tuple[Belief, ...] = ()
-    shares: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
 
     def kernel(self, groups: Int64[np.ndarray, " d"]) -> Kernel:
-        return InformedKernel(self.signal, (1.0 / self.lengthscales)[groups], None, self.beliefs, self.shares)
+        return InformedKernel(self.signal, (1.0 / self.lengthscales)[groups], None, self.beliefs, self.weights)
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------------
@@ -181,8 +181,8 @@ def fit_informed(
     Q = [Recalled(b, data.X).cross(data.X)[0] for b in beliefs]
     if starts is None:
         g, root = data.group_count, math.sqrt(data.group_count)
-        trusting = InformedHyperparameters(np.full(g, 0.5 * root), 0.3, 1e-3, beliefs=beliefs, shares=(0.5,) * len(Q))
-        doubting = replace(trusting, lengthscales=np.full(g, 0.3 * root), signal=1.0, shares=(0.05,) * len(Q))
+        trusting = InformedHyperparameters(np.full(g, 0.5 * root), 0.3, 1e-3, beliefs=beliefs, weights=(0.5,) * len(Q))
+        doubting = replace(trusting, lengthscales=np.full(g, 0.3 * root), signal=1.0, weights=(0.05,) * len(Q))
         starts = [trusting, doubting]
     if data.noise_is_known:
         return _fit(data, prior, Q, starts, infer=False)
@@ -202,7 +202,7 @@ def _fit(
     best: Fit | None = None
     for start in starts:
         noise = [max(start.noise, 1e-4)] * infer
-        theta = np.log([*start.lengthscales, start.signal, *noise, *start.shares])
+        theta = np.log([*start.lengthscales, start.signal, *noise, *start.weights])
         found = minimize(
             negative_log_posterior,
             theta,
@@ -214,8 +214,8 @@ def _fit(
         if np.isfinite(found.fun) and (best is None or found.fun < best.loss):
             x = np.exp(found.x)
             noise_found = float(x[g + 1]) if infer else NOISE_FLOOR
-            shares = tuple(float(s) for s in x[len(x) - len(Q) :])
-            h = replace(start, lengthscales=x[:g], signal=float(x[g]), noise=noise_found, shares=shares)
+            weights = tuple(float(s) for s in x[len(x) - len(Q) :])
+            h = replace(start, lengthscales=x[:g], signal=float(x[g]), noise=noise_found, weights=weights)
             best = Fit(float(found.fun), h)
     if best is None:
         raise FitError

@@ -82,7 +82,7 @@ def informed() -> GaussianProcess:
     )
     X = np.random.default_rng(0).random((7, 2))
     y = np.array([-wavy(*x) for x in X])
-    h = InformedHyperparameters(np.array([0.7, 0.9]), 0.4, 1e-3, beliefs=beliefs, shares=(0.8, 0.2))
+    h = InformedHyperparameters(np.array([0.7, 0.9]), 0.4, 1e-3, beliefs=beliefs, weights=(0.8, 0.2))
     return GaussianProcess(Data(X, (y - y.mean()) / y.std(), np.full(7, np.nan), PLANE.groups), h)
 
 
