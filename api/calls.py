@@ -7,7 +7,7 @@ import numbers
 import random
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -33,6 +33,15 @@ M = TypeVar("M", bound=pydantic.BaseModel)
 
 Result = float | Mapping[str, float] | MeasurementSpec | Sequence[MeasurementSpec]
 """What a trial gave: a number, {metric: value}, or measurements."""
+
+
+class Writable(Protocol):
+    """A setting of the core, which knows how it is written."""
+
+    def to_json(self) -> Any: ...
+
+
+Setting = Mapping[str, Any] | Writable
 
 FIRST_WAIT, LONGEST_WAIT = 0.25, 8.0  # seconds between attempts: doubled each time, less up to half at random
 BEFORE_THE_FIRST_ANSWER = 2  # retries while the service never answered: its address may simply be wrong
@@ -157,7 +166,7 @@ def study_path(name: str) -> str:
 # --- bodies -----------------------------------------------------------------------------------------------------------
 
 
-def build(model: type[M], **fields: Any) -> M:
+def build(model: type[M], /, **fields: Any) -> M:
     """A body of the REST API; raises InvalidRequest naming the field, before anything is sent."""
     try:
         return model.model_validate(fields)
@@ -176,40 +185,50 @@ def body(model: pydantic.BaseModel) -> dict[str, Any]:
     return model.model_dump(mode="json", exclude_unset=True)
 
 
-def measurements(
-    result: Any, default_metric: str, stderr: float | None = None, step: int | None = None
-) -> list[MeasurementSpec]:
-    """A result as measurements: a number, {metric: value}, or measurements."""
+def measurements(result: Any, default_metric: str, **known: Any) -> list[MeasurementSpec]:
+    """A result as measurements: a number, {metric: value}, or measurements.
+
+    ``known`` is what goes with a value where it is known: ``stderr``, ``step``, ``gradient``.
+    """
     match result:
         case MeasurementSpec():
             return [result]
         case _ if hasattr(result, "to_json"):  # a suffice.optimizer.Measurement, without importing it
             return [build(MeasurementSpec, **result.to_json())]
         case Mapping():
-            return [_measurement(str(metric), value, stderr, step) for metric, value in result.items()]
+            return [_measurement(str(metric), value, known) for metric, value in result.items()]
         case [*several]:
-            return [m for one in several for m in measurements(one, default_metric, stderr, step)]
+            return [m for one in several for m in measurements(one, default_metric, **known)]
         case _:
-            return [_measurement(default_metric, result, stderr, step)]
+            return [_measurement(default_metric, result, known)]
 
 
-def _measurement(metric: str, value: Any, stderr: float | None, step: int | None) -> MeasurementSpec:
-    if hasattr(value, "item") and not isinstance(value, numbers.Real):
-        with suppress(ValueError, RuntimeError):  # more than one element: refused below
-            value = value.item()  # an array or tensor
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+def _measurement(metric: str, value: Any, known: Mapping[str, Any]) -> MeasurementSpec:
+    number = _number(value)
+    if number is None:
         expected = "a finite number, {metric: value}, or a list of measurements"
         raise InvalidRequest.of(FieldProblem(field=f"measurements.{metric}.value", expected=expected, got=value))
-    fields = {"metric": metric, "value": float(value), "stderr": stderr, "step": step}
-    return build(MeasurementSpec, **{name: given for name, given in fields.items() if given is not None})
+    given = {name: _plainly(extra) for name, extra in known.items() if extra is not None}
+    return build(MeasurementSpec, metric=metric, value=number, **given)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number as a float, out of arrays and tensors too; None for anything else."""
+    if hasattr(value, "item") and not isinstance(value, numbers.Real):
+        with suppress(ValueError, RuntimeError):  # more than one element
+            value = value.item()
+    fine = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if fine else None
 
 
 # --- definitions ------------------------------------------------------------------------------------------------------
 
+CHANGEABLE = {"name", "budget", "lease_seconds", "max_retries", "metadata"}  # of a study: not its definition
+
 
 def define(name: str, parameters: Any, objective: Any, **options: Any) -> StudyCreate:
     """The definition of a study from what `Client.create_study` takes."""
-    fields: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    fields: dict[str, Any] = {key: _plainly(value) for key, value in options.items() if value is not None}
     if hasattr(parameters, "to_json"):  # a suffice.optimizer.Space, without importing it
         space = parameters.to_json()
         parameters = space["parameters"]
@@ -225,20 +244,18 @@ def define(name: str, parameters: Any, objective: Any, **options: Any) -> StudyC
     return build(StudyCreate, name=name, parameters=list(parameters), objectives=list(objective), **fields)
 
 
+def _plainly(value: Any) -> Any:
+    """A setting as JSON: a mapping is a dict, and the core's own settings know how they are written."""
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def differences(wanted: StudyCreate, found: StudyCreate) -> list[FieldProblem]:
     """Where an existing study departs from what was asked for; what was left open matches anything."""
     problems: list[FieldProblem] = []
-    for name in (
-        "parameters",
-        "objectives",
-        "parameter_constraints",
-        "outcome_constraints",
-        "acquisition",
-        "noise",
-        "cost",
-        "seed",
-    ):
-        if name not in wanted.model_fields_set:
+    for name in StudyCreate.model_fields:
+        if name in CHANGEABLE or name not in wanted.model_fields_set:
             continue
         want, have = getattr(wanted, name), getattr(found, name)
         if name == "parameters":

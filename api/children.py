@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from .client_errors import InvalidRequest
-from .wire import FieldProblem
+from .wire import FieldProblem, PruneOut
 
 SPAWN = multiprocessing.get_context("spawn")  # the parent has threads, which a fork would cut off
 
@@ -43,13 +43,16 @@ class Remote:
         self._connection = connection
         self.number = number
         self.params = params
+        self.should_prune: PruneOut | None = None
 
-    def report(self, result: Any, step: int) -> None:
-        """Record an intermediate result."""
+    def report(self, result: Any, step: int) -> PruneOut | None:
+        """Record an intermediate result; returns why to stop early, or None: go on."""
         self._connection.send(("report", (result, step)))
-        error = self._connection.recv()
-        if error is not None:
-            raise error
+        answer = self._connection.recv()
+        if isinstance(answer, Raised):
+            raise answer.error
+        self.should_prune = answer
+        return self.should_prune
 
 
 class Child:
@@ -84,7 +87,7 @@ class Child:
             while True:
                 kind, content = connection.recv()
                 if kind == "report":
-                    connection.send(_error_of(partial(trial.report, *content)))
+                    connection.send(_outcome(partial(trial.report, *content)))
                 elif kind == "raised":
                     return Raised(content)
                 else:
@@ -152,9 +155,8 @@ def _send(connection: Connection, kind: str, content: Any) -> None:
     connection.send_bytes(message)
 
 
-def _error_of(action: Callable[[], object]) -> Exception | None:
+def _outcome(action: Callable[[], object]) -> object:
     try:
-        action()
+        return action()
     except Exception as error:
-        return error
-    return None
+        return Raised(error)

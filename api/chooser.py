@@ -5,10 +5,10 @@ Only in the engine's workers: another engine's library is imported when a study 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from suffice.optimizer import InvalidInput, Stop, StopReason, Study, Suggestion, Trial, TrialState
+from suffice.optimizer import InvalidInput, Stop, StopReason, Study, Suggestion
 from suffice.optimizer.errors import Problem
 
 Choice = list[Suggestion] | Stop
@@ -78,16 +78,3 @@ def _stopping(choose: Chooser, policy: Any) -> Chooser:
         return choose(study, count, first_number, context) if why is None else Stop(StopReason.NO_PROGRESS, why)
 
     return chosen
-
-
-def why_no_more(
-    choose: Chooser, study: Study, ready: Sequence[Suggestion] | Stop, number: int, context: Mapping[str, Any]
-) -> Stop | None:
-    """What an ask is answered once ``ready`` is handed out: what is chosen with all of it pending."""
-    if isinstance(ready, Stop):
-        return ready
-    beside = Study.from_json(study.to_json())
-    beside.load(study.trials)
-    beside.load(Trial(number + i, s.params, TrialState.WAITING, source=s.source) for i, s in enumerate(ready))
-    after = choose(beside, 1, number + len(ready), context)
-    return after if isinstance(after, Stop) else None

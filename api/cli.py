@@ -62,6 +62,10 @@ def run(args: argparse.Namespace) -> int:
     """Run a parsed command."""
     if args.command == "serve":
         return serve(args)
+    if args.command == "replay":
+        from .replays import replay
+
+        return replay(args)
     if args.command == "version":
         print(version())
         return 0
@@ -134,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--" + flag.replace("_", "-"), type=kind, help=text)
     _study_commands(add)
     _trial_commands(add)
+    replays.add_arguments(add("replay", "replay stopping rules on recorded answers; asks no service", study=False))
     add("version", "print the installed version", study=False)
     return root
 
@@ -157,9 +162,13 @@ def _study_commands(add: Callable[..., Any]) -> None:
     )
     command.add_argument("--name", help="its name, in place of the definition's")
     command.add_argument("--exist-ok", action="store_true", help="take a study of that name and definition that exists")
-    add("best", "show the recommended trial, and why it is that one")
-    add("pareto", "with several objectives: the trials that no other beats in all of them")
-    add("advice", "what one more trial is worth, and whether it pays")
+    _within(add("best", "show the recommended trial, and why it is that one"))
+    _within(add("pareto", "with several objectives: the trials that no other beats in all of them"))
+    _within(add("advice", "what one more trial is worth, and whether it pays"))
+    add("diagnostics", "whether the model can be trusted, and which parameters matter")
+    command = add("analyses", "Ax's analyses as Plotly figures; takes seconds to minutes")
+    command.add_argument("-o", "--output", metavar="FILE", help="write them there, as JSON")
+    command.add_argument("--max-wait", type=float, default=300.0, metavar="S", help="seconds to wait at most (300)")
     command = add("trials", "list the trials")
     command.add_argument("--state", help="only those in this state: WAITING, RUNNING, COMPLETED, ...")
     command = add("predict", "what the model expects of a configuration")
@@ -177,15 +186,25 @@ def _study_commands(add: Callable[..., Any]) -> None:
     command.add_argument("--name", help="its new name, in place of its own")
 
 
+def _within(command: Any) -> None:
+    command.add_argument("--context", nargs="+", metavar="NAME=VALUE", help="in a study with contexts: their values")
+
+
+def _known(command: Any) -> None:
+    command.add_argument("--stderr", type=float, help="the standard error of the value, where it is known")
+    command.add_argument("--gradient", nargs="+", metavar="NAME=VALUE", help="its partial derivatives, where known")
+
+
 def _trial_commands(add: Callable[..., Any]) -> None:
     command = add("ask", f"get the next trial to run; exit code {STOPPED} when there is none")
+    _within(command)
     command.add_argument("-n", "--count", type=int, default=1, help="how many (1)")
     command.add_argument("--worker", help="who is asking (host name and process)")
     command.add_argument("--fresh", action="store_true", help="wait for one that knows every result told so far")
     command.add_argument("--max-wait", type=float, default=30.0, metavar="S", help="seconds to wait at most (30)")
     command = add("tell", "record the result of a trial", number=True, lease=True)
     command.add_argument("result", nargs="*", metavar="VALUE|METRIC=VALUE", help="what was measured")
-    command.add_argument("--stderr", type=float, help="the standard error of the value, where it is known")
+    _known(command)
     other = command.add_mutually_exclusive_group()
     other.add_argument("--infeasible", metavar="REASON", help="the configuration cannot be run: learned from")
     other.add_argument("--pruned", metavar="REASON", help="stopped early on purpose: what was reported is kept")
@@ -206,7 +225,7 @@ def _trial_commands(add: Callable[..., Any]) -> None:
     command = add("add", "record a result that was obtained elsewhere")
     command.add_argument("params", nargs="+", metavar="NAME=VALUE", help="the configuration")
     command.add_argument("--result", nargs="+", required=True, metavar="VALUE|METRIC=VALUE", help="what was measured")
-    command.add_argument("--stderr", type=float, help="the standard error of the value, where it is known")
+    _known(command)
 
 
 if __name__ == "__main__":

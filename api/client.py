@@ -39,7 +39,7 @@ from .client_errors import Unauthorized as Unauthorized
 from .client_errors import Unavailable as Unavailable
 from .client_errors import UnexpectedAnswer as UnexpectedAnswer
 from .client_service import ClientCalls
-from .client_study import StudyCalls
+from .client_study import Context, StudyCalls
 from .client_trial import TrialCalls
 from .flows import AsyncLink, Awaiting, Blocking, SyncLink
 from .progress import Progress as Progress
@@ -102,30 +102,56 @@ class Study(StudyCalls[Trial], Blocking):
 
     @overload
     def ask(
-        self, count: None = None, *, worker: str | None = None, fresh: bool = False, max_wait: float = 30.0
+        self,
+        count: None = None,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
+        max_wait: float = 30.0,
     ) -> Trial | Stop: ...
     @overload
     def ask(
-        self, count: int, *, worker: str | None = None, fresh: bool = False, max_wait: float = 30.0
+        self,
+        count: int,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
+        max_wait: float = 30.0,
     ) -> list[Trial] | Stop: ...
     def ask(
-        self, count: int | None = None, *, worker: str | None = None, fresh: bool = False, max_wait: float = 30.0
+        self,
+        count: int | None = None,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
+        max_wait: float = 30.0,
     ) -> Trial | list[Trial] | Stop:
         """The next trial, or Stop with its reason; with ``count`` a list of at most that many.
 
-        ``fresh`` waits for a suggestion that knows everything told so far, ``max_wait`` seconds at most.
+        ``context`` gives the values of the study's contexts, where it has any. ``fresh`` waits for a suggestion that
+        knows everything told so far, ``max_wait`` seconds at most.
         """
-        asked: list[Trial] | Stop = self._link.run(self._ask(count or 1, worker, fresh, max_wait))
+        asked: list[Trial] | Stop = self._link.run(self._ask(count or 1, worker, fresh, max_wait, context))
         return asked[0] if count is None and isinstance(asked, list) else asked
 
-    def trials(self, count: int | None = None, *, worker: str | None = None, fresh: bool = False) -> Iterator[Trial]:
+    def trials(
+        self,
+        count: int | None = None,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
+    ) -> Iterator[Trial]:
         """The tuning loop: asks ``count`` times, or until the service says Stop. Heartbeats run while a trial is held.
 
         A turn that ends without a result fails its trial; leaving the loop (break, an exception, Ctrl-C) puts the trial
         back into the queue. ``fresh``: wait for suggestions that know the last result; for a worker on its own.
         """
         for _ in itertools.repeat(None) if count is None else range(count):
-            trial = self.ask(worker=worker, fresh=fresh)
+            trial = self.ask(context=context, worker=worker, fresh=fresh)
             if isinstance(trial, Stop):
                 return
             with self.hold(trial):
@@ -147,6 +173,7 @@ class Study(StudyCalls[Trial], Blocking):
         executor: Executor = "thread",
         progress: bool | Show = True,
         catch: tuple[type[Exception], ...] = (),
+        context: Context = None,
         worker: str | None = None,
     ) -> Summary:
         """Ask, evaluate ``fn`` and tell, ``workers`` at a time, for ``trials`` trials or until the service says Stop.
@@ -159,7 +186,7 @@ class Study(StudyCalls[Trial], Blocking):
         ``executor="process"`` gives every worker a process of its own; ``fn`` must then be importable. Ctrl-C puts what
         is held back into the queue. ``progress`` may be a function that takes a `Progress`.
         """
-        return tuning.optimize(self, fn, trials, workers, executor, progress, catch, worker)
+        return tuning.optimize(self, fn, trials, workers, executor, progress, catch, worker, context)
 
 
 class Client(ClientCalls[Study], Blocking):
@@ -211,25 +238,48 @@ class AsyncStudy(StudyCalls[AsyncTrial], Awaiting):
 
     @overload
     async def ask(
-        self, count: None = None, *, worker: str | None = None, fresh: bool = False, max_wait: float = 30.0
+        self,
+        count: None = None,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
+        max_wait: float = 30.0,
     ) -> AsyncTrial | Stop: ...
     @overload
     async def ask(
-        self, count: int, *, worker: str | None = None, fresh: bool = False, max_wait: float = 30.0
+        self,
+        count: int,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
+        max_wait: float = 30.0,
     ) -> list[AsyncTrial] | Stop: ...
     async def ask(
-        self, count: int | None = None, *, worker: str | None = None, fresh: bool = False, max_wait: float = 30.0
+        self,
+        count: int | None = None,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
+        max_wait: float = 30.0,
     ) -> AsyncTrial | list[AsyncTrial] | Stop:
         """As `Study.ask`."""
-        asked: list[AsyncTrial] | Stop = await self._link.run(self._ask(count or 1, worker, fresh, max_wait))
+        asked: list[AsyncTrial] | Stop = await self._link.run(self._ask(count or 1, worker, fresh, max_wait, context))
         return asked[0] if count is None and isinstance(asked, list) else asked
 
     async def trials(
-        self, count: int | None = None, *, worker: str | None = None, fresh: bool = False
+        self,
+        count: int | None = None,
+        *,
+        context: Context = None,
+        worker: str | None = None,
+        fresh: bool = False,
     ) -> AsyncGenerator[AsyncTrial, None]:
         """As `Study.trials`. Wrap it in `contextlib.aclosing` where the loop may be left early."""
         for _ in itertools.repeat(None) if count is None else range(count):
-            trial = await self.ask(worker=worker, fresh=fresh)
+            trial = await self.ask(context=context, worker=worker, fresh=fresh)
             if isinstance(trial, Stop):
                 return
             async with self.hold(trial):
@@ -247,10 +297,11 @@ class AsyncStudy(StudyCalls[AsyncTrial], Awaiting):
         workers: int = 1,
         progress: bool | Show = True,
         catch: tuple[type[Exception], ...] = (),
+        context: Context = None,
         worker: str | None = None,
     ) -> Summary:
         """As `Study.optimize`, with a coroutine function; cancelling it puts what is held back into the queue."""
-        return await tuning.optimize_async(self, fn, trials, workers, progress, catch, worker)
+        return await tuning.optimize_async(self, fn, trials, workers, progress, catch, worker, context)
 
 
 class AsyncClient(ClientCalls[AsyncStudy], Awaiting):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from .calls import body, build, call, define, differences, study_path
+from .calls import Setting, body, build, call, define, differences, study_path
 from .client_errors import Conflict
 from .client_study import StudyCalls, delete
 from .flows import Flow, Request, operation
@@ -35,10 +35,20 @@ class ClientCalls(Generic[StudyT]):
         *,
         parameter_constraints: Sequence[str] = (),
         outcome_constraints: Sequence[str] = (),
-        budget: int | BudgetSpec | None = None,
+        budget: int | Mapping[str, Any] | BudgetSpec | None = None,
         acquisition: str | Mapping[str, Any] | None = None,
         noise: float | str | None = None,
         cost: float | Mapping[str, Any] | None = None,
+        model: Setting | None = None,
+        context: Sequence[str] = (),
+        fidelity: Setting | None = None,
+        environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        risk: str | Mapping[str, float] | None = None,
+        early_stopping: str | Setting | None = None,
+        conservative: Setting | None = None,
+        earlier: Sequence[str] = (),
+        global_stopping: Mapping[str, Any] | None = None,
+        engine: str | None = None,
         seed: int | None = None,
         lease_seconds: float | None = None,
         max_retries: int | None = None,
@@ -48,8 +58,10 @@ class ClientCalls(Generic[StudyT]):
         """Create a study. What is left out is the service's to choose.
 
         ``exist_ok``: when a study of that name exists already, take it, provided that its definition is the same;
-        Conflict says where it is not. ``budget`` is how many trials are handed out at most, ``cost`` what one costs in
-        the objective's unit, or ``{"price": ..., "metric": ...}``.
+        Conflict says where it is not. ``budget`` is how many trials are handed out at most, or ``{"cost": ...}`` in the
+        unit of a fidelity's cost; ``cost`` what one costs in the objective's, or ``{"price": ..., "metric": ...}``.
+        ``context`` names parameters that are given with every ask, ``earlier`` studies of the service to learn from.
+        The other settings are those of the core's `Study`, or their JSON; ``engine`` is "suffice" or "ax".
         """
         message = define(
             name,
@@ -58,9 +70,19 @@ class ClientCalls(Generic[StudyT]):
             parameter_constraints=list(parameter_constraints),
             outcome_constraints=list(outcome_constraints),
             budget=budget,
-            acquisition=acquisition if isinstance(acquisition, str | None) else dict(acquisition),
+            acquisition=acquisition,
             noise=noise,
             cost={"price": cost} if isinstance(cost, int | float) else cost,
+            model=model,
+            context=list(context) or None,
+            fidelity=fidelity,
+            environment=environment,
+            risk=risk,
+            early_stopping={"policy": early_stopping} if isinstance(early_stopping, str) else early_stopping,
+            conservative=conservative,
+            earlier=list(earlier) or None,
+            global_stopping=global_stopping,
+            engine=engine,
             seed=seed,
             lease_seconds=lease_seconds,
             max_retries=max_retries,

@@ -17,10 +17,12 @@ from .client_trial import TrialCalls
 from .flows import Emit, Flow, Line, Link, Open, Pause, Request, Stream, operation, stream
 from .wire import (
     AdviceOut,
+    AnalysesOut,
     Ask,
     AskOut,
     BestOut,
     BudgetSpec,
+    DiagnosticsOut,
     Event,
     ParetoOut,
     Predict,
@@ -34,8 +36,10 @@ from .wire import (
     TrialPage,
     TrialsAdd,
     Value,
+    Within,
 )
 
+Context = Mapping[str, Value] | None
 PAGE = 500  # trials fetched at once
 
 TrialT = TypeVar("TrialT", bound=TrialCalls)
@@ -58,10 +62,17 @@ class StudyCalls(Generic[TrialT]):
     def name(self) -> str:
         return self.info.name
 
-    def _ask(self, count: int, worker: str | None, fresh: bool, max_wait: float) -> Flow[list[TrialT] | StopOut]:
-        key = uuid.uuid4().hex
+    def _ask(
+        self, count: int, worker: str | None, fresh: bool, max_wait: float, context: Context
+    ) -> Flow[list[TrialT] | StopOut]:
         message = build(
-            Ask, count=count, worker=worker or default_worker(), fresh=fresh, max_wait_s=max_wait, idempotency_key=key
+            Ask,
+            count=count,
+            context=_given(context),
+            worker=worker or default_worker(),
+            fresh=fresh,
+            max_wait_s=max_wait,
+            idempotency_key=uuid.uuid4().hex,
         )
         request = Request("POST", f"{self._path}/ask", body(message), patience=max_wait)
         answer = yield from call(self._link, request, AskOut)
@@ -70,15 +81,21 @@ class StudyCalls(Generic[TrialT]):
         return [self._handle(data) for data in answer.trials or []]
 
     @operation
-    def tell(self, trial: TrialT | int, result: Result, stderr: float | None = None) -> Flow[TrialT]:
+    def tell(
+        self,
+        trial: TrialT | int,
+        result: Result,
+        stderr: float | None = None,
+        gradient: Mapping[str, float] | None = None,
+    ) -> Flow[TrialT]:
         """Record the result of a trial that was asked for, or by number, of one that nobody holds."""
         handle = yield from self._find(trial)
-        yield from TrialCalls.tell.flow(handle, result, stderr)
+        yield from TrialCalls.tell.flow(handle, result, stderr, gradient)
         return handle
 
     @operation
     def report(self, trial: TrialT | int, result: Result, step: int) -> Flow[TrialT]:
-        """Record an intermediate result."""
+        """Record an intermediate result; `should_prune` of the trial then says whether to stop it early."""
         handle = yield from self._find(trial)
         yield from TrialCalls.report.flow(handle, result, step)
         return handle
@@ -118,9 +135,15 @@ class StudyCalls(Generic[TrialT]):
         return trial
 
     @operation
-    def add(self, params: Mapping[str, Value], result: Result, stderr: float | None = None) -> Flow[TrialT]:
+    def add(
+        self,
+        params: Mapping[str, Value],
+        result: Result,
+        stderr: float | None = None,
+        gradient: Mapping[str, float] | None = None,
+    ) -> Flow[TrialT]:
         """Record a result that was obtained elsewhere."""
-        specs = measurements(result, self.info.objectives[0].metric, stderr)
+        specs = measurements(result, self.info.objectives[0].metric, stderr=stderr, gradient=gradient)
         (trial,) = yield from self._add([build(TrialAdd, parameters=dict(params), measurements=specs)])
         return trial
 
@@ -137,8 +160,8 @@ class StudyCalls(Generic[TrialT]):
         return (yield from self._add(added))
 
     def _add(self, trials: list[TrialAdd]) -> Flow[list[TrialT]]:
-        message = build(TrialsAdd, trials=trials)
-        request = Request("POST", f"{self._path}/trials", body(message), patience=60, repeatable=False)
+        message = build(TrialsAdd, trials=trials, idempotency_key=uuid.uuid4().hex)
+        request = Request("POST", f"{self._path}/trials", body(message), patience=60)
         page = yield from call(self._link, request, TrialPage)
         return [self._handle(data) for data in page.trials]
 
@@ -156,19 +179,44 @@ class StudyCalls(Generic[TrialT]):
                 return
 
     @operation
-    def best(self) -> Flow[BestOut]:
-        """The recommended trial, and why it is that one; NotFound while nothing is completed."""
-        return (yield from call(self._link, Request("GET", f"{self._path}/best", patience=60), BestOut))
+    def best(self, context: Context = None) -> Flow[BestOut]:
+        """The recommended trial, and why it is that one; NotFound while nothing is completed.
+
+        Of a study with contexts, the configuration to use in ``context``.
+        """
+        return (yield from call(self._link, self._question("best", context), BestOut))
 
     @operation
-    def pareto(self) -> Flow[ParetoOut]:
+    def pareto(self, context: Context = None) -> Flow[ParetoOut]:
         """With several objectives: the trials that no other beats in all of them."""
-        return (yield from call(self._link, Request("GET", f"{self._path}/pareto", patience=60), ParetoOut))
+        return (yield from call(self._link, self._question("pareto", context), ParetoOut))
 
     @operation
-    def advice(self) -> Flow[AdviceOut]:
+    def advice(self, context: Context = None) -> Flow[AdviceOut]:
         """What one more trial is worth beside those that run, and whether it pays."""
-        return (yield from call(self._link, Request("GET", f"{self._path}/advice", patience=60), AdviceOut))
+        return (yield from call(self._link, self._question("advice", context), AdviceOut))
+
+    @operation
+    def diagnostics(self) -> Flow[DiagnosticsOut]:
+        """Whether the model can be trusted, and which parameters matter; NotFound while there is none."""
+        return (yield from call(self._link, self._question("diagnostics", None), DiagnosticsOut))
+
+    @operation
+    def analyses(self, *, max_wait: float = 300.0) -> Flow[AnalysesOut]:
+        """Ax's analyses as Plotly figures; they take seconds to minutes. NotFound with fewer than three results.
+
+        When those of the newest results take longer than ``max_wait`` seconds, the last ones, or Unavailable.
+        """
+        params = {"max_wait_s": max_wait}
+        request = Request("GET", f"{self._path}/analyses", params=params, patience=max_wait)
+        return (yield from call(self._link, request, AnalysesOut))
+
+    def _question(self, what: str, context: Context) -> Request:
+        """Asks the model something, in a context if there is one."""
+        path = f"{self._path}/{what}"
+        if context is None:
+            return Request("GET", path, patience=60)
+        return Request("POST", path, body(build(Within, context=_given(context))), patience=60)
 
     @operation
     def predict(
@@ -289,6 +337,10 @@ def read_event(fields: Mapping[str, str]) -> Event:
 
 def _json(text: str) -> Any:
     return json.loads(text)
+
+
+def _given(context: Context) -> dict[str, Value] | None:
+    return None if context is None else dict(context)
 
 
 def default_worker() -> str:

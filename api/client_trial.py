@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
 
 from .calls import Result, body, build, call, measurements, study_path
-from .client_errors import Conflict, LeaseLost
+from .client_errors import Conflict, LeaseLost, Unavailable
 from .flows import Flow, Link, Request, operation
-from .wire import Cancel, Fail, Heartbeat, MeasurementSpec, Report, SourceOut, StudyOut, Tell, TrialOut
+from .wire import (
+    Cancel,
+    Fail,
+    Heartbeat,
+    MeasurementSpec,
+    PruneOut,
+    Report,
+    ShouldPruneOut,
+    SourceOut,
+    StudyOut,
+    Tell,
+    TrialOut,
+)
 
 
 class TrialCalls:
@@ -24,6 +38,7 @@ class TrialCalls:
         self._token = data.lease.token if data.lease else None
         self._settled = not self._open
         self._lost = False
+        self._prune: PruneOut | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.number} of {self._study.name}: {self.state}, {self.params}>"
@@ -80,17 +95,24 @@ class TrialCalls:
         return self._settled
 
     @property
+    def should_prune(self) -> PruneOut | None:
+        """Why the trial should be stopped early, as the answer to the last report had it; None: it should go on."""
+        return self._prune
+
+    @property
     def _open(self) -> bool:
         return self._data.state in ("WAITING", "RUNNING")
 
     @operation
-    def tell(self, result: Result, stderr: float | None = None) -> Flow[None]:
+    def tell(
+        self, result: Result, stderr: float | None = None, gradient: Mapping[str, float] | None = None
+    ) -> Flow[None]:
         """Record the result: a number, {metric: value}, or measurements. Telling the same again changes nothing.
 
-        ``stderr`` is the standard error of the value, where it is known. Raises Conflict when another result is
-        recorded, and LeaseLost when the trial went to another worker.
+        ``stderr`` is the standard error of the value, ``gradient`` its partial derivatives by parameter, where they
+        are known. Raises Conflict when another result is recorded, LeaseLost when the trial went to another worker.
         """
-        specs = measurements(result, self._metric, stderr)
+        specs = measurements(result, self._metric, stderr=stderr, gradient=gradient)
         yield from self._settle("tell", self._with_token(Tell, measurements=specs))
 
     @operation
@@ -101,13 +123,25 @@ class TrialCalls:
     @operation
     def prune(self, reason: str = "") -> Flow[None]:
         """It was stopped early on purpose; what was reported so far is kept."""
+        reason = reason or (self._prune.reason if self._prune else "")
         yield from self._settle("tell", self._with_token(Tell, state="PRUNED", reason=reason[:2000]))
 
     @operation
-    def report(self, result: Result, step: int) -> Flow[None]:
-        """Record an intermediate result; renews the lease."""
+    def report(self, result: Result, step: int) -> Flow[PruneOut | None]:
+        """Record an intermediate result; renews the lease.
+
+        In a study with early stopping, returns why the trial should be stopped, or None where it should go on (also
+        in `should_prune`): ``if trial.report(loss, step=epoch): raise Pruned``. The policy ``gain`` asks the model.
+        """
         specs = measurements(result, self._metric, step=step)
         self._data = yield from self._post("report", self._with_token(Report, measurements=specs))
+        self._prune = self._data.prune
+        stopping = self._study.early_stopping
+        if stopping is not None and stopping.policy == "gain":
+            request = Request("GET", f"{self._path}/should_prune", patience=30)
+            with suppress(Unavailable):  # it goes on where nobody can tell
+                self._prune = (yield from call(self._link, request, ShouldPruneOut)).prune
+        return self._prune
 
     @operation
     def heartbeat(self) -> Flow[None]:

@@ -37,6 +37,10 @@ def run(args: Namespace) -> int:
         return STOPPED if isinstance(data, Stop) else 0
 
 
+SETTINGS = (  # that few studies have: shown where they are there
+    "cost", "model", "context", "fidelity", "environment", "risk", "conservative", "earlier", "early_stopping",
+    "global_stopping", "engine",
+)  # fmt: skip
 Answer = tuple[Any, Callable[[], None]]
 
 
@@ -66,8 +70,9 @@ def create(client: Client, args: Namespace) -> Answer:
 
 
 def best(client: Client, args: Namespace) -> Answer:
-    found = client.study(args.study).best()
-    rows = [("trial", found.trial.number), *found.trial.parameters.items()]
+    study = client.study(args.study)
+    found = study.best(_context(study.info, args))
+    rows = [("trial", found.trial.number), *found.parameters.items()]
     rows += [(f"measured {metric}", value) for metric, value in found.trial.values.items()]
     rows += [(name, value) for name, value in (("mean", found.mean), ("sd", found.sd)) if value is not None]
     return found, lambda: _table(("best", found.why), rows)
@@ -75,14 +80,31 @@ def best(client: Client, args: Namespace) -> Answer:
 
 def pareto(client: Client, args: Namespace) -> Answer:
     study = client.study(args.study)
-    found = study.pareto()
+    found = study.pareto(_context(study.info, args))
     return found, lambda: _trials([study._handle(one.trial) for one in found.trials])
 
 
 def advice(client: Client, args: Namespace) -> Answer:
-    found = client.study(args.study).advice()
+    study = client.study(args.study)
+    found = study.advice(_context(study.info, args))
     numbers = [("pays", found.pays), ("gain", found.gain), ("cost", found.cost), *(found.parameters or {}).items()]
     return found, lambda: _table(("advice", found.why), [(name, value) for name, value in numbers if value is not None])
+
+
+def diagnostics(client: Client, args: Namespace) -> Answer:
+    found = client.study(args.study).diagnostics()
+    rows: list[tuple[object, ...]] = [("variance explained", found.r2)]
+    rows += [(f"truth within {c.level:.0%} intervals", c.share) for c in found.coverage]
+    rows += [(f"importance of {i.parameter}", i.total) for i in found.importance]
+    return found, lambda: _table(("of results", str(len(found.leave_one_out))), rows)
+
+
+def analyses(client: Client, args: Namespace) -> Answer:
+    found = client.study(args.study).analyses(max_wait=args.max_wait)
+    if args.output:
+        Path(args.output).write_text(found.model_dump_json(exclude_none=True) + "\n")
+    rows = [(card.name, card.title if card.plotly else card.subtitle) for card in found.cards]
+    return found, lambda: _table(("analysis", "about"), rows)
 
 
 def trials(client: Client, args: Namespace) -> Answer:
@@ -144,7 +166,8 @@ def events(client: Client, args: Namespace) -> int:
 
 def ask(client: Client, args: Namespace) -> Answer:
     study = client.study(args.study)
-    asked = study.ask(args.count, worker=args.worker, fresh=args.fresh, max_wait=args.max_wait)
+    context = _context(study.info, args)
+    asked = study.ask(args.count, context=context, worker=args.worker, fresh=args.fresh, max_wait=args.max_wait)
     if isinstance(asked, Stop):
         return asked, lambda: print(f"stop: {asked.reason}. {asked.message}".rstrip(". "))
     return [t.data for t in asked], lambda: _asked(study.name, asked)
@@ -164,7 +187,7 @@ def tell(client: Client, args: Namespace) -> Answer:
     elif args.pruned is not None:
         t.prune(args.pruned)
     elif args.result:
-        t.tell(_result(args.result), args.stderr)
+        t.tell(_result(args.result), args.stderr, _gradient(args))
     else:
         raise _wrong("result", "a value, METRIC=VALUE, --infeasible or --pruned", None)
     return _trial(t)
@@ -172,8 +195,14 @@ def tell(client: Client, args: Namespace) -> Answer:
 
 def report(client: Client, args: Namespace) -> Answer:
     t = _held(client, args)
-    t.report(_result(args.result), args.step)
-    return _trial(t)
+    prune = t.report(_result(args.result), args.step)
+    return t.data.model_copy(update={"prune": prune}), lambda: _reported(t)
+
+
+def _reported(t: Trial) -> None:
+    _trials([t])
+    if t.should_prune is not None:
+        print(f"stop it: {t.should_prune.reason}")
 
 
 def heartbeat(client: Client, args: Namespace) -> Answer:
@@ -199,14 +228,16 @@ def enqueue(client: Client, args: Namespace) -> Answer:
 
 def add(client: Client, args: Namespace) -> Answer:
     study = client.study(args.study)
-    return _trial(study.add(_configuration(study.info, args.params), _result(args.result), args.stderr))
+    return _trial(
+        study.add(_configuration(study.info, args.params), _result(args.result), args.stderr, _gradient(args))
+    )
 
 
 COMMANDS: Mapping[str, Callable[[Client, Namespace], Answer]] = {
     "studies": studies, "show": show, "create": create, "best": best, "pareto": pareto, "advice": advice,
-    "trials": trials, "predict": predict, "stop": stop, "resume": resume, "delete": delete, "export": export,
-    "import": import_, "ask": ask, "tell": tell, "report": report, "heartbeat": heartbeat, "fail": fail,
-    "cancel": cancel, "enqueue": enqueue, "add": add,
+    "diagnostics": diagnostics, "analyses": analyses, "trials": trials, "predict": predict, "stop": stop,
+    "resume": resume, "delete": delete, "export": export, "import": import_, "ask": ask, "tell": tell,
+    "report": report, "heartbeat": heartbeat, "fail": fail, "cancel": cancel, "enqueue": enqueue, "add": add,
 }  # fmt: skip
 
 
@@ -240,6 +271,14 @@ def _result(words: Sequence[str]) -> float | dict[str, float]:
     if len(words) == 1 and "=" not in words[0]:
         return _number("result", words[0])
     return {name: _number(name, text) for name, text in _pairs(words, "METRIC=VALUE")}
+
+
+def _context(study: StudyOut, args: Namespace) -> dict[str, Any] | None:
+    return _configuration(study, args.context) if args.context else None
+
+
+def _gradient(args: Namespace) -> dict[str, float] | None:
+    return {name: _number(name, text) for name, text in _pairs(args.gradient or (), "NAME=VALUE")} or None
 
 
 def _configuration(study: StudyOut, words: Sequence[str]) -> dict[str, Any]:
@@ -285,9 +324,19 @@ def _study(info: StudyOut) -> Answer:
     rows: list[tuple[str, object]] = [("state", info.state), ("goal", _goal(info)), ("trials", _counts(info))]
     rows += [(f"parameter {p.name}", _parameter(p)) for p in info.parameters]
     rows += [("constraint", text) for text in (*info.parameter_constraints, *info.outcome_constraints)]
-    rows += [("budget", info.budget.trials or "none"), ("acquisition", info.acquisition), ("noise", info.noise)]
+    rows += [("budget", _setting(info.budget) or "none"), ("acquisition", info.acquisition), ("noise", info.noise)]
+    rows += [(name, _setting(getattr(info, name))) for name in SETTINGS if getattr(info, name)]
     rows += [("seed", info.seed), ("lease", f"{info.lease_seconds:g} s"), ("retries", info.max_retries)]
     return info, lambda: _table(("study", info.name), rows)
+
+
+def _setting(setting: Any) -> str:
+    plain = _plain(setting)
+    if not isinstance(plain, dict):
+        return plain if isinstance(plain, str) else json.dumps(plain)
+    return ", ".join(
+        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in plain.items()
+    )
 
 
 def _parameter(p: ParameterSpec) -> str:

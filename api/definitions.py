@@ -9,15 +9,15 @@ from itertools import pairwise
 from threading import Lock
 from typing import Any, TypeVar
 
-from suffice.optimizer import InvalidInput, Measurement, Study
+from suffice.optimizer import InvalidInput, Measurement, Study, Trial
 from suffice.optimizer.errors import Problem
 
 from .chooser import check_engine
 from .store import DEFINITION, StudyFacts
-from .wire import MeasurementSpec, StudyCreate, StudyExport, StudyPatch, Tell, TrialAdd, TrialOut
+from .wire import MeasurementSpec, PruneOut, StudyCreate, StudyExport, StudyPatch, Tell, TrialAdd, TrialOut
 
 T = TypeVar("T")
-SERVICE = {"engine", "global_stopping", "earlier"}  # of a definition: what is not the optimizer's to know
+SERVICE = {"engine", "global_stopping"}  # of a definition: what is not the optimizer's to know
 ENOUGH = 100  # problems: more are not looked for
 
 
@@ -53,6 +53,12 @@ def check_study(study: StudyCreate) -> tuple[Study, int]:
     return defined, seed
 
 
+def check_earlier(study: Study, earlier: Mapping[str, Study]) -> None:
+    """Whether there is something to learn from earlier studies."""
+    for name, source in earlier.items():
+        study.learn_from(name, source)
+
+
 def check_patch(study: StudyFacts, patch: StudyPatch) -> None:
     """Whether a changed budget fits the study."""
     if patch.budget is not None:
@@ -71,6 +77,19 @@ def check_report(study: Study, measurements: Sequence[MeasurementSpec]) -> None:
         for i, m in enumerate(measurements)
         if m.step is None
     )
+    last = None if study.early_stopping is None else study.early_stopping.steps
+    _raise(
+        Problem(f"measurements.{i}.step", f"at most {last}, the last of early_stopping.steps", m.step)
+        for i, m in enumerate(measurements)
+        if last is not None and m.step is not None and m.step > last
+    )
+
+
+def should_prune(study: Study, trial: Trial, others: Sequence[Trial]) -> PruneOut | None:
+    """What a policy that needs no model decides; ``others`` are compared with."""
+    policy = study.early_stopping
+    found = policy and policy.decide(study.goal.objective, [trial, *others], trial, None)
+    return None if found is None else PruneOut(**found.to_json())
 
 
 def check_measurements(study: Study, measurements: Sequence[MeasurementSpec], *, complete: bool) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
-from suffice.optimizer import InvalidInput, Study
+from suffice.optimizer import InvalidInput, NotFound, Study
 
 from .definitions import Definitions
 from .engine import Engine
+from .errors import Unavailable
 from .leases import Leases
 from .settings import Settings
 from .store import Store, StudyFacts
@@ -46,6 +48,24 @@ class Parts:
         study = self.study(name)
         return study, self.definitions.of(study)
 
+    def earlier(self, names: Sequence[str]) -> dict[str, Study]:
+        """The definitions of studies to learn from; raises InvalidInput for one that is not there."""
+        found: dict[str, Study] = {}
+        for i, name in enumerate(names):
+            try:
+                found[name] = self.defined(name)[1]
+            except NotFound:
+                raise InvalidInput(f"earlier.{i}", "the name of a study of this service", name) from None
+        return found
+
+    async def ask_engine(self, kind: str, study_id: int, max_wait_s: float, **payload: Any) -> dict[str, Any]:
+        """The engine's answer to a job, if it comes in time; raises Unavailable."""
+        try:
+            async with asyncio.timeout(max_wait_s):
+                return await self.engine.call(kind, study_id, **payload)
+        except TimeoutError:
+            raise Unavailable(f"the engine did not answer within {max_wait_s:g} s") from None
+
 
 async def _parts(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
@@ -58,6 +78,7 @@ PartsDep = Annotated[Parts, Depends(_parts)]
 Name = Annotated[str, Path(description="The study's name")]
 Number = Annotated[int, Path(ge=0, lt=2**31, description="The trial's number")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many")]
+MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
 
 

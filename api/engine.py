@@ -418,9 +418,11 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """Close the worker's input, at which it exits; kill it if it does not."""
     if process.stdin is not None:
         process.stdin.close()
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    with suppress(TimeoutError):
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await process.wait()
+        finally:  # also when the service stops meanwhile
+            if process.returncode is None:
+                process.kill()
+                await process.wait()

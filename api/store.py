@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, update
+from sqlalchemy import case, delete, func, insert, or_, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
-from suffice.optimizer import Conflict, InvalidInput, NotFound, Stop, Suggestion, Trial, TrialState
+from suffice.optimizer import (
+    Conflict,
+    InvalidInput,
+    Measurement,
+    NotFound,
+    Objective,
+    Stop,
+    Suggestion,
+    Trial,
+    TrialState,
+)
 from suffice.optimizer.errors import Problem
 
 from .database import Database
@@ -178,6 +188,31 @@ class Store:
         query = query.order_by(col(TrialRow.number)).limit(limit)
         with self.database.read() as session:
             return views(session, study_id, session.exec(query).all())
+
+    def known_trial(self, study_id: int, number: int) -> Trial:
+        """A trial as the optimizer knows it."""
+        with self.database.read() as session:
+            row = session.get(TrialRow, (study_id, number))
+            if row is None:
+                raise NotFound(f"there is no trial {number}")
+            return known(session, study_id, [row])[0]
+
+    def reached(self, study_id: int, objective: Objective, step: int) -> list[Trial]:
+        """The trials that reported an objective at ``step`` or later, each with its best report up to there."""
+        best = func.max if objective.sign > 0 else func.min
+        up_to = case((col(MeasurementRow.step) <= step, MeasurementRow.value))
+        query = (
+            select(MeasurementRow.number, best(up_to))
+            .where(MeasurementRow.study_id == study_id, MeasurementRow.metric == objective.metric)
+            .group_by(col(MeasurementRow.number))
+            .having(func.max(MeasurementRow.step) >= step)
+        )
+        with self.database.read() as session:
+            return [
+                Trial(number, {}, measurements=(Measurement(objective.metric, value, step=step),))
+                for number, value in session.exec(query)
+                if value is not None
+            ]
 
     def add(self, study_id: int, trials: Sequence[TrialAdd], key: str | None = None) -> list[TrialOut]:
         """Queue points and record finished history, all or nothing; the caller has checked them.

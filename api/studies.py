@@ -13,8 +13,8 @@ from fastapi.concurrency import run_in_threadpool
 from suffice.optimizer import Conflict, NotFound, Study
 from suffice.optimizer.context import check_context
 
-from .definitions import check_import, check_patch, check_study
-from .deps import Cursor, Limit, Name, Parts, PartsDep, Router, read_cursor, write_cursor
+from .definitions import check_earlier, check_import, check_patch, check_study
+from .deps import Cursor, Limit, MaxWait, Name, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .wire import (
     AdviceOut,
@@ -37,13 +37,13 @@ from .wire import (
 
 router = Router(prefix="/v1", tags=["studies"])
 BEST_WAIT = 10.0  # seconds
-MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]
 
 
 @router.post("/studies", status_code=201, responses=problems(409, 422), summary="Define a study")
 def create_study(parts: PartsDep, study: StudyCreate, response: Response) -> StudyOut:
     """The definition is checked as a whole; the answer to a wrong one names every field that is wrong."""
-    _, seed = check_study(study)
+    defined, seed = check_study(study)
+    check_earlier(defined, parts.earlier(study.earlier))
     study_id, created = parts.store.create(study, seed)
     parts.engine.wake(study_id)
     response.headers["Location"] = f"/v1/studies/{created.name}"
@@ -160,7 +160,7 @@ async def pareto(parts: PartsDep, name: Name, max_wait_s: MaxWait = 30.0) -> Par
     """With several objectives: the completed trials that no other beats in all of them."""
     study, definition = await run_in_threadpool(parts.defined, name)
     _refuse_without_context(definition)
-    found = await _call(parts, "pareto", study.id, max_wait_s)
+    found = await parts.ask_engine("pareto", study.id, max_wait_s)
     return await run_in_threadpool(_pareto_out, parts, study.id, found)
 
 
@@ -182,7 +182,7 @@ async def advice(parts: PartsDep, name: Name, max_wait_s: MaxWait = 30.0) -> Adv
     """The expected gain of the most worthwhile trial, beside those that run, its expected cost, and whether it pays."""
     study, definition = await run_in_threadpool(parts.defined, name)
     _refuse_without_context(definition)
-    return AdviceOut(**await _call(parts, "advice", study.id, max_wait_s))
+    return AdviceOut(**await parts.ask_engine("advice", study.id, max_wait_s))
 
 
 @router.post(
@@ -202,7 +202,7 @@ async def advice_in_context(parts: PartsDep, name: Name, wanted: Within) -> Advi
 async def diagnostics(parts: PartsDep, name: Name, max_wait_s: MaxWait = 30.0) -> DiagnosticsOut:
     """Leave-one-out predictions of the first objective, and which parameters matter. 404 while there is no model."""
     study = await run_in_threadpool(parts.study, name)
-    return DiagnosticsOut(**await _call(parts, "diagnostics", study.id, max_wait_s))
+    return DiagnosticsOut(**await parts.ask_engine("diagnostics", study.id, max_wait_s))
 
 
 @router.get("/studies/{name}/analyses", responses=problems(404, 422, 503), summary="Figures of what was learned")
@@ -235,15 +235,7 @@ async def _call_within(parts: Parts, kind: str, name: str, wanted: Within) -> tu
     if kind == "best" and definition.goal.several:
         raise Conflict("there is no single best trial for several objectives: see /pareto")
     context = await run_in_threadpool(check_context, definition.space, definition.context, wanted.context)
-    return study.id, await _call(parts, kind, study.id, wanted.max_wait_s, context=context)
-
-
-async def _call(parts: Parts, kind: str, study_id: int, max_wait_s: float, **payload: Any) -> dict[str, Any]:
-    try:
-        async with asyncio.timeout(max_wait_s):
-            return await parts.engine.call(kind, study_id, **payload)
-    except TimeoutError:
-        raise Unavailable(f"the engine did not answer within {max_wait_s:g} s") from None
+    return study.id, await parts.ask_engine(kind, study.id, wanted.max_wait_s, context=context)
 
 
 @router.post("/studies/{name}/predict", responses=problems(404, 422, 503), summary="What the model expects")
@@ -251,7 +243,7 @@ async def predict(parts: PartsDep, name: Name, wanted: Predict) -> PredictOut:
     """Posterior mean and standard deviation of the noiseless objective. 404 while there is no model."""
     study, definition = await run_in_threadpool(parts.defined, name)
     configurations = await run_in_threadpool(_check_configurations, definition, wanted.configurations)
-    found = await _call(parts, "predict", study.id, wanted.max_wait_s, configurations=configurations)
+    found = await parts.ask_engine("predict", study.id, wanted.max_wait_s, configurations=configurations)
     return PredictOut(
         metric=definition.goal.objective.metric,
         predictions=[Prediction(mean=m, sd=s) for m, s in zip(found["mean"], found["sd"], strict=True)],

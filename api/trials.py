@@ -9,12 +9,12 @@ from typing import Annotated
 from fastapi import Query, Response
 from fastapi.concurrency import run_in_threadpool
 
-from suffice.optimizer import Stop, Study
+from suffice.optimizer import Conflict, Stop, Study
 from suffice.optimizer.context import check_context
 from suffice.optimizer.fidelity import Fidelity
 
-from .definitions import check_points, check_report, check_slopes, check_tell
-from .deps import Cursor, Limit, Name, Number, Parts, PartsDep, Router, read_cursor, write_cursor
+from .definitions import check_points, check_report, check_slopes, check_tell, should_prune
+from .deps import Cursor, Limit, MaxWait, Name, Number, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .leases import Given, Short
 from .wire import (
@@ -24,7 +24,9 @@ from .wire import (
     Fail,
     Heartbeat,
     MeasurementSpec,
+    PruneOut,
     Report,
+    ShouldPruneOut,
     State,
     StopOut,
     Tell,
@@ -138,13 +140,56 @@ def _check_slopes(
     summary="Report intermediate values",
 )
 def report(parts: PartsDep, name: Name, number: Number, reported: Report) -> TrialOut:
-    """Each measurement says its step; a second value for a step replaces the first. Renews the lease."""
+    """Each measurement says its step; a second value for a step replaces the first. Renews the lease.
+
+    In a study with early stopping by a policy that needs no model, `prune` in the answer says that the trial should be
+    stopped, and why: tell it with the state `PRUNED`.
+    """
     study, definition = parts.defined(name)
     check_report(definition, reported.measurements)
     _check_slopes(parts, study.id, definition, number, reported.measurements)
     trial = parts.leases.report(study.id, number, reported)
     parts.engine.wake(study.id, refresh=False)
-    return trial
+    return trial.model_copy(update={"prune": _should_prune(parts, study.id, definition, number)})
+
+
+def _should_prune(parts: Parts, study_id: int, definition: Study, number: int) -> PruneOut | None:
+    """What a policy decides that needs no model: at once."""
+    if definition.early_stopping is None or definition.early_stopping.policy == "gain":
+        return None
+    trial, objective = parts.store.known_trial(study_id, number), definition.goal.objective
+    step = max(
+        (m.step for m in trial.measurements if m.step is not None and m.metric == objective.metric), default=None
+    )
+    if step is None:
+        return None
+    others = [t for t in parts.store.reached(study_id, objective, step) if t.number != number]
+    return should_prune(definition, trial, others)
+
+
+@router.get(
+    "/trials/{number}/should_prune",
+    responses=problems(404, 409, 422, 503),
+    summary="Whether to stop a trial early",
+)
+async def read_should_prune(
+    parts: PartsDep,
+    name: Name,
+    number: Number,
+    max_wait_s: MaxWait = 30.0,
+) -> ShouldPruneOut:
+    """By what it reported so far, as the study's `early_stopping` has it; the policy `gain` asks the model.
+
+    Nothing is changed: who runs the trial tells it with the state `PRUNED`. 409 when the trial has ended.
+    """
+    study, definition = await run_in_threadpool(parts.defined, name)
+    if definition.early_stopping is None or definition.early_stopping.policy != "gain":
+        trial = await run_in_threadpool(parts.store.known_trial, study.id, number)
+        if not trial.state.open:
+            raise Conflict(f"trial {number} is {trial.state}")
+        return ShouldPruneOut(prune=await run_in_threadpool(_should_prune, parts, study.id, definition, number))
+    found = await parts.ask_engine("should_prune", study.id, max_wait_s, number=number)
+    return ShouldPruneOut(**found)
 
 
 @router.post(

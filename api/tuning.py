@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from .children import Child, Raised
 from .client_errors import Conflict, Infeasible, InvalidRequest, Pruned
-from .client_study import StudyCalls
+from .client_study import Context, StudyCalls
 from .flows import AsyncLink, Flow, SyncLink
 from .holding import keeping, keeping_async, lease_third, release, settle
 from .progress import Progress, Show, display
@@ -51,6 +51,7 @@ class Run:
     catch: tuple[type[Exception], ...]
     show: Show
     worker: str | None
+    context: Context
     fresh: bool  # one worker alone waits for what its last result taught; several would wait for each other
     held: dict[int, Any] = field(default_factory=dict)  # by number: what the heartbeats keep
     summary: Summary = field(default_factory=Summary)
@@ -110,7 +111,7 @@ class Run:
 def work(run: Run) -> Flow[None]:
     """One worker: ask, evaluate, tell, until there is no more to do."""
     while run.take():
-        asked = yield from run.study._ask(1, run.worker, run.fresh, 30.0)
+        asked = yield from run.study._ask(1, run.worker, run.fresh, 30.0, run.context)
         if isinstance(asked, StopOut):
             run.summary.stop = asked
             return
@@ -176,12 +177,13 @@ def optimize(
     progress: Any,
     catch: Any,
     worker: str | None,
+    context: Context,
 ) -> Summary:
     """The body of `Study.optimize`."""
     link: SyncLink = study._link
     with ExitStack() as stack:
         show = stack.enter_context(display(progress, study.name))
-        run = Run(study, count, catch, show, worker, fresh=workers == 1)
+        run = Run(study, count, catch, show, worker, context, fresh=workers == 1)
         stack.enter_context(keeping(link, run.held, lease_third(study)))
         if executor == "process":
             children = [stack.enter_context(Child(fn, wants_trial(fn))) for _ in range(workers)]
@@ -240,12 +242,13 @@ async def optimize_async(
     progress: Any,
     catch: Any,
     worker: str | None,
+    context: Context,
 ) -> Summary:
     """The body of `AsyncStudy.optimize`."""
     link: AsyncLink = study._link
     whole = wants_trial(fn)
     with display(progress, study.name) as show:
-        run = Run(study, count, catch, show, worker, fresh=workers == 1)
+        run = Run(study, count, catch, show, worker, context, fresh=workers == 1)
 
         async def perform(effect: Any) -> Any:
             if not isinstance(effect, Evaluate):

@@ -79,6 +79,19 @@ class ConservativeSpec(Wire):
     probability: FiniteFloat = 0.95
 
 
+class EarlyStoppingSpec(Wire):
+    """When to stop a trial by what it reports (see suffice.optimizer.pruning); options depend on the policy."""
+
+    policy: Literal["median", "percentile", "threshold", "gain"]
+    steps: int | None = Field(default=None, lt=2**31)  # the last one, at which final values count
+    percentile: FiniteFloat | None = None
+    bound: FiniteFloat | None = None
+    probability: FiniteFloat | None = None
+    price: FiniteFloat | None = None  # of a step, in the objective's unit
+    warmup_steps: int | None = Field(default=None, lt=2**53)
+    warmup_trials: int | None = Field(default=None, lt=2**31)
+
+
 class GlobalStoppingSpec(Wire):
     """Stop when the last ``window`` trials improved the best by less than ``bar`` interquartile ranges of all results.
 
@@ -118,6 +131,7 @@ class StudyCreate(Wire):
     )
     conservative: ConservativeSpec | None = None
     earlier: list[Name] = []  # studies of this service to learn from
+    early_stopping: EarlyStoppingSpec | None = None
     engine: Literal["suffice", "ax"] = "suffice"  # who chooses what to try
     global_stopping: GlobalStoppingSpec | None = None
     budget: BudgetSpec = Field(default_factory=BudgetSpec)
@@ -181,6 +195,25 @@ class SourceOut(Wire):
     data_version: int | None = None  # the study's data_version when it was computed
 
 
+class PruneOut(Wire):
+    """The decision to stop a trial early, and the numbers behind it, in the objective's unit.
+
+    ``value`` was reported last, at ``step``; ``bound`` is what it had to reach. With the policy ``gain``: ``mean`` and
+    ``sd`` of the final value, the ``chance`` that it beats the best, the expected ``gain``, the ``cost`` of going on.
+    """
+
+    policy: str
+    step: int
+    value: float
+    reason: str
+    bound: float | None = None
+    mean: float | None = None
+    sd: float | None = None
+    chance: float | None = None
+    gain: float | None = None
+    cost: float | None = None
+
+
 State = Literal["WAITING", "RUNNING", "COMPLETED", "FAILED", "INFEASIBLE", "PRUNED", "EXPIRED", "CANCELLED"]
 
 
@@ -194,6 +227,7 @@ class TrialOut(Wire):
     worker: str | None = None
     attempts: int = 0  # how often it was handed out
     lease: Lease | None = None  # only in the answer to the ask or heartbeat that holds it
+    prune: PruneOut | None = None  # only in the answer to a report: it should be stopped early
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
@@ -255,6 +289,12 @@ class Report(Wire):
 
     lease_token: str | None = None
     measurements: list[MeasurementSpec] = Field(min_length=1)
+
+
+class ShouldPruneOut(Wire):
+    """GET .../trials/{n}/should_prune: the decision to stop it, left out where it should go on."""
+
+    prune: PruneOut | None = None
 
 
 class Heartbeat(Wire):

@@ -15,19 +15,19 @@ import signal
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TextIO
 
-from suffice.optimizer import Best, Conflict, InvalidInput, NotFound, Stop, Study, TrialState
+from suffice.optimizer import Best, Conflict, InvalidInput, NotFound, Stop, Study, Suggestion, Trial, TrialState
 
-from .chooser import Chooser, chooser, why_no_more
+from .chooser import Chooser, chooser
 from .database import Database
 from .definitions import study_of
 from .store import Changes, Store
 
-JOBS = ("refresh", "best", "pareto", "advice", "predict", "diagnostics", "analyses")
+JOBS = ("refresh", "best", "pareto", "advice", "predict", "should_prune", "diagnostics", "analyses")
 WARM_STUDIES = 32
 MOST = 16  # spare suggestions
 EARLY = 16  # suggestions prepared before there is a model: they cost next to nothing
@@ -46,8 +46,10 @@ class Warm:
 
     study: Study
     choose: Chooser
+    quick: bool  # whether one more suggestion costs next to nothing
     earlier: Mapping[str, int]  # the studies that it learns from: their ids
     since: int = 0
+    learned: dict[str, int] = field(default_factory=dict)  # up to which data version, from each of them
 
 
 class Worker:
@@ -77,15 +79,19 @@ class Worker:
         context = context or {name: study.trials[-1].params[name] for name in study.context if study.trials}
         if study.context and not context:
             return {"current": True, "ready": 0}
-        if not any(trial.state.informative for trial in study.trials):
+        warm = self._warm[study_id]
+        if not warm.quick:
+            count = max(count, 1)
+        elif not any(trial.state.informative for trial in study.trials):
             count = max(count, EARLY)
         elif spare:
             running = sum(trial.state is TrialState.RUNNING for trial in study.trials)
             count += min(max(spare, running + 1), MOST)  # each of the workers may be back before the next refresh
-        choose = self._warm[study_id].choose
-        ready = choose(study, count, known.next_number, context)
+        ready = warm.choose(study, count, known.next_number, context)
         suggestions = [] if isinstance(ready, Stop) else ready
-        stop = why_no_more(choose, study, ready, known.next_number, context) if len(suggestions) < count else None
+        stop = ready if isinstance(ready, Stop) else None
+        if 0 < len(suggestions) < count:
+            stop = self._after(study_id, suggestions, known.next_number, context)
         current = self.store.replace_ready(study_id, suggestions, known, stop=stop, context=context)
         return {"current": current, "ready": len(suggestions)}
 
@@ -107,6 +113,12 @@ class Worker:
         study, known = self._read(study_id)
         advice = study.advice_at(context) if context else study.advice
         return {**advice.to_json(), "data_version": known.data_version}
+
+    def should_prune(self, study_id: int, number: int) -> dict[str, Any]:
+        """Whether to stop a running trial early."""
+        study, _ = self._read(study_id)
+        found = study.should_prune(number)
+        return {"prune": None if found is None else found.to_json()}
 
     def diagnostics(self, study_id: int) -> dict[str, Any]:
         """How well the model predicts what it has not seen, and which parameters matter."""
@@ -147,14 +159,37 @@ class Worker:
         known = self.store.changes(study_id, warm.since)
         warm.study.load(known.trials)
         warm.since = known.sequence
+        self._learn(warm)
         self._warm[study_id] = warm
         while len(self._warm) > WARM_STUDIES:
             self._warm.popitem(last=False)
         return warm.study, known
 
+    def _learn(self, warm: Warm) -> None:
+        """What the studies that it learns from have measured by now."""
+        for name, source_id in warm.earlier.items():
+            source, known = self._read(source_id)
+            if warm.learned.get(name) != known.data_version:
+                warm.study.learn_from(name, source)
+                warm.learned[name] = known.data_version
+
+    def _after(
+        self, study_id: int, handed_out: Sequence[Suggestion], number: int, context: Mapping[str, Any]
+    ) -> Stop | None:
+        """What an ask is answered once these are handed out, if that is a stop: what is chosen with them pending."""
+        beside = self._open(study_id)
+        beside.study.load(self._warm[study_id].study.trials)
+        beside.study.load(
+            Trial(number + i, s.params, TrialState.WAITING, source=s.source) for i, s in enumerate(handed_out)
+        )
+        self._learn(beside)
+        after = beside.choose(beside.study, 1, number + len(handed_out), context)
+        return after if isinstance(after, Stop) else None
+
     def _open(self, study_id: int) -> Warm:
         definition = self.store.definition(study_id)
-        return Warm(study_of(definition), chooser(definition), self.store.earlier(study_id))
+        quick = definition.get("engine") != "ax"
+        return Warm(study_of(definition), chooser(definition), quick, self.store.earlier(study_id))
 
 
 def _recommended(best: Best) -> dict[str, Any]:
@@ -207,9 +242,9 @@ def _import_heavy() -> None:
 
 
 def main() -> None:
-    """Serve the database that is the first argument; with a second one, ``aside``, at the lowest priority."""
+    """Serve the database that is the first argument; with a second one, ``aside``, at a lower priority."""
     if "aside" in sys.argv[2:]:
-        os.nice(19)
+        os.nice(5)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group: the service decides
     out = os.fdopen(os.dup(1), "w")

@@ -1,18 +1,24 @@
 """Every setting of a study over HTTP: it is defined, asked, told, and recommends."""
 
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
 import pytest
-from live import Service, serving
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from live import Bench, Service, measured, serving, token
 
 from suffice.api import wire
-from suffice.api.definitions import SERVICE
+from suffice.api.definitions import SERVICE, should_prune
+from suffice.api.wire import Report
+from suffice.optimizer import Float, Space, Study
 from suffice.optimizer import study as core
 from suffice.optimizer.conservative import Conservative
 from suffice.optimizer.fidelity import Fidelity
 from suffice.optimizer.model_choice import ModelChoice
+from suffice.optimizer.pruning import EarlyStopping, Prune
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -59,7 +65,13 @@ def test_the_interface_has_every_setting_of_the_core():
 
 @pytest.mark.parametrize(
     ("shape", "setting"),
-    [(wire.ModelSpec, ModelChoice), (wire.FidelitySpec, Fidelity), (wire.ConservativeSpec, Conservative)],
+    [
+        (wire.ModelSpec, ModelChoice),
+        (wire.FidelitySpec, Fidelity),
+        (wire.ConservativeSpec, Conservative),
+        (wire.EarlyStoppingSpec, EarlyStopping),
+        (wire.PruneOut, Prune),
+    ],
 )
 def test_shapes_mirror_the_settings_of_the_core(shape: type[wire.Wire], setting: Any):
     assert list(shape.model_fields) == [field.name for field in fields(setting)]
@@ -84,6 +96,9 @@ def test_shapes_mirror_the_settings_of_the_core(shape: type[wire.Wire], setting:
         (with_also(conservative={"baseline": {"x": 2}, "margin": 1}), "conservative.baseline.x"),
         (with_also(conservative={"baseline": {"x": 1}, "margin": 0}), "conservative.margin"),
         (with_also(earlier=["nobody"]), "earlier.0"),
+        (with_also(early_stopping={"policy": "luck"}), "early_stopping.policy"),
+        (with_also(early_stopping={"policy": "median", "bound": 1}), "early_stopping.bound"),
+        (with_also(early_stopping={"policy": "gain"}), "early_stopping.steps"),
         (with_also(engine="hebo"), "engine"),
         (with_also(SITE, engine="ax", context=["site"]), "context"),
         (with_also(engine="ax", acquisition="thompson"), "acquisition"),
@@ -99,19 +114,19 @@ def test_what_is_wrong_in_a_setting_is_named_as_the_core_names_it(
 
 
 def test_settings_are_returned_and_survive_an_export(service: Service):
-    settings = {
+    chosen = {
         "model": {"warping": True, "outliers": True, "prior": "sparse"},
         "environment": {"wind": {"normal": [0.0, 0.5]}},
         "risk": {"cvar": 0.9},
         "global_stopping": {"name": "improvement", "min_trials": 8, "window": 3, "bar": 0.2, "while_running": True},
     }
-    study = service.study("exported", **with_also(WIND), **settings)
+    study = service.study("exported", **with_also(WIND), **chosen)
     document = service.call("GET", f"{study}/export")
     document["study"]["name"] = "imported"
     service.call("POST", "/v1/studies:import", document, status=201)
     for name in ("exported", "imported"):
         found = service.call("GET", f"/v1/studies/{name}")
-        assert {key: found[key] for key in settings} == settings
+        assert {key: found[key] for key in chosen} == chosen
 
 
 # --- one study for each -----------------------------------------------------------------------------------------------
@@ -137,8 +152,6 @@ def test_contexts_are_given_with_every_ask(service: Service):
 
 
 def test_asks_in_several_contexts_at_once_each_get_their_own(service: Service):
-    from concurrent.futures import ThreadPoolExecutor
-
     study = service.study("contexts", **with_also(SITE, context=["site"]))
     with ThreadPoolExecutor(6) as pool:
         sites = ["north", "south"] * 3
@@ -264,6 +277,135 @@ def test_conservative_search_starts_at_the_baseline(service: Service):
     assert sum(bowl(**t["parameters"]) - bowl(0.6) - 0.2 for t in ran) <= 0
     assert service.call("GET", study)["conservative"] == conservative
     assert bowl(**service.call("GET", f"{study}/best")["parameters"]) < bowl(0.6)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"policy": "median", "warmup_trials": 6},
+        {"policy": "percentile", "percentile": 60, "warmup_trials": 6},
+        {"policy": "threshold", "bound": 0.5},
+        {"policy": "gain", "steps": 4, "warmup_steps": 2},
+    ],
+    ids=lambda policy: str(policy["policy"]),
+)
+def test_trials_are_stopped_early(service: Service, policy: dict[str, Any]):
+    study = service.study("early-" + policy["policy"], **LINE, early_stopping=policy)
+    assert service.call("GET", study)["early_stopping"] == policy
+    for x in (0.2, 0.25, 0.35, 0.4, 0.45, 0.15):
+        service.call("POST", f"{study}/trials", {"trials": [{"parameters": {"x": x}}]})
+        (trial,) = service.ask(study)
+        for step in range(4):
+            assert "prune" not in reported(service, study, trial, bowl(x) + 0.1 / (1 + step), step)
+        service.tell(study, trial, bowl(x))
+    service.call("POST", f"{study}/trials", {"trials": [{"parameters": {"x": 1.0}}]})
+    (trial,) = service.ask(study)
+    answer = reported(service, study, trial, 0.9, 2)
+    found = service.call("GET", f"{study}/trials/{trial['number']}/should_prune")["prune"]
+    assert policy["policy"] == "gain" or answer["prune"] == found
+    assert (found["policy"], found["step"], found["value"]) == (policy["policy"], 2, 0.9)
+    body = {**held(trial), "state": "PRUNED", "reason": found["reason"]}
+    assert service.call("POST", f"{study}/trials/{trial['number']}/tell", body)["state"] == "PRUNED"
+    service.call("GET", f"{study}/trials/{trial['number']}/should_prune", status=409)
+    assert service.ask(study, fresh=True)
+    assert service.call("GET", f"{study}/best")["trial"]["state"] == "COMPLETED"
+
+
+def reported(service: Service, study: str, trial: dict[str, Any], value: float, step: int) -> Any:
+    body = {**held(trial), "measurements": [{"metric": "loss", "value": value, "step": step}]}
+    return service.call("POST", f"{study}/trials/{trial['number']}/report", body)
+
+
+def test_reports_end_with_the_last_step(service: Service):
+    study = service.study("steps", **LINE, early_stopping={"policy": "median", "steps": 3})
+    (trial,) = service.ask(study)
+    reported(service, study, trial, 1.0, 3)
+    body = {**held(trial), "measurements": [{"metric": "loss", "value": 1.0, "step": 4}]}
+    problem = service.call("POST", f"{study}/trials/{trial['number']}/report", body, status=422)
+    assert problem["errors"][0]["field"] == "measurements.0.step"
+
+
+def test_without_a_policy_nothing_is_stopped(service: Service):
+    study = service.study("never-early", **LINE)
+    (trial,) = service.ask(study)
+    assert "prune" not in reported(service, study, trial, 1e9, 1)
+    assert service.call("GET", f"{study}/trials/{trial['number']}/should_prune") == {}
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_the_database_decides_as_the_core_does(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
+    """What is compared is condensed by SQL: the decision is that of all trials with all their reports."""
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    direction = data.draw(st.sampled_from(["minimize", "maximize"]))
+    policy = EarlyStopping("percentile", percentile=data.draw(st.floats(10, 90)), warmup_trials=2)
+    study = Study(Space(x=Float(0, 1e6)), direction, early_stopping=policy)
+    curves = data.draw(
+        st.lists(st.dictionaries(st.integers(0, 5), st.floats(-9, 9), min_size=1), min_size=3, max_size=6)
+    )
+    for curve in curves:
+        trial = bench.take()
+        reports = [measured(value, step) for step, value in curve.items()]
+        bench.leases.report(bench.id, trial.number, Report(lease_token=token(trial), measurements=reports))
+    study.load(bench.store.changes(bench.id, 0).trials)
+    for number, curve in enumerate(curves):
+        trial = bench.store.known_trial(bench.id, number)
+        others = [t for t in bench.store.reached(bench.id, study.goal.objective, max(curve)) if t.number != number]
+        mine, cores = should_prune(study, trial, others), study.should_prune(number)
+        assert (mine and mine.model_dump(exclude_none=True)) == (cores and cores.to_json())
+
+
+def test_earlier_studies_are_learned_from_also_what_they_learn_later(service: Service):
+    source = service.study("source", **LINE)
+    run(service, source, 6, bowl)
+    study = service.study("later", **LINE, earlier=["source"])
+    assert service.call("GET", study)["earlier"] == ["source"]
+    problem = service.call("DELETE", source, status=409)
+    assert "'later'" in problem["detail"]
+    added = [{"parameters": {"x": x}, "measurements": [{"metric": "loss", "value": bowl(x)}]} for x in (0.29, 0.31)]
+    service.call("POST", f"{source}/trials", {"trials": added})
+    ran = run(service, study, 3, bowl)
+    assert min(bowl(**t["parameters"]) for t in ran) < 0.005  # without: the first trials are spread over the space
+    service.call("DELETE", study)
+    service.call("DELETE", source)
+
+
+def test_a_study_with_nothing_in_common_is_not_learned_from(service: Service):
+    service.study("elsewhere")
+    problem = service.call("POST", "/v1/studies", {"name": "lonely", **LINE, "earlier": ["elsewhere"]}, status=422)
+    assert problem["errors"][0]["field"] == "earlier.elsewhere"
+
+
+# --- Ax ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_ax_chooses_says_when_to_stop_and_analyses(service: Service):
+    stopping = {"min_trials": 6, "window": 2, "bar": 0.5}
+    study = service.study("ax", **LINE, engine="ax", global_stopping=stopping)
+    methods: list[str] = []
+    for _ in range(14):
+        answer = service.call("POST", f"{study}/ask", {"fresh": True, "max_wait_s": 200}, timeout=200)
+        if "stop" in answer:
+            break
+        (trial,) = answer["trials"]
+        methods.append(trial["source"]["method"])
+        service.tell(study, trial, bowl(**trial["parameters"]))
+    assert methods[0] == "ax:CenterOfSearchSpace"
+    assert methods[1] == "ax:Sobol"
+    assert answer["stop"]["reason"] == "no progress"
+    assert answer["stop"]["message"]
+    assert service.call("GET", f"{study}/best")["parameters"]["x"] == pytest.approx(0.3, abs=0.1)
+    found = service.call("GET", f"{study}/analyses?max_wait_s=200", timeout=200)
+    assert {card["name"] for card in found["cards"]} >= {"CrossValidationPlot"}
+    assert all(card["plotly"]["data"] for card in found["cards"])
+    assert found["data_version"] == service.call("GET", study)["data_version"]
+
+
+def test_what_ax_cannot_express_is_said_to_who_asks(service: Service):
+    study = service.study("not-ax", **with_also(WIND), engine="ax", parameter_constraints=["x * wind <= 0.5"])
+    problem = service.call("POST", f"{study}/ask", {"max_wait_s": 60}, status=422)
+    assert problem["errors"][0]["field"] == "parameter_constraints.0"
 
 
 # --- what was learned -------------------------------------------------------------------------------------------------

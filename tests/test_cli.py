@@ -241,6 +241,23 @@ def test_what_the_model_says(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert run("pareto", "s")["trials"][0]["trial"]["number"] == 3
         (trial,) = run("ask", "s", "--fresh")
         assert trial["source"]["observations"] == 10
+        token = trial["lease"]["token"]
+        run("tell", "s", trial["number"], 1, "--gradient", "x=2", "--lease", token)
+        assert run("trials", "s")[-1]["measurements"][0]["gradient"] == {"x": 2}
+        assert [i["parameter"] for i in run("diagnostics", "s")["importance"]] == ["x"]
+
+
+def test_a_context_is_given_by_name(suffice: Run, tmp_path: Path):
+    site = '[parameters.site]\ntype = "categorical"\nchoices = ["north", "south"]\n'
+    definition = f'name = "c"\ncontext = ["site"]\n[parameters.x]\ntype = "float"\nlow = 0\nhigh = 10\n{site}'
+    (tmp_path / "c.toml").write_text(definition)
+    assert suffice("create", tmp_path / "c.toml")[0] == 0
+    suffice("enqueue", "c", "x=1", "site=south")
+    suffice("enqueue", "c", "x=2", "site=north")
+    (asked,) = answered(suffice("ask", "c", "--context", "site=north", "--json"))
+    assert asked["parameters"] == {"x": 2, "site": "north"}
+    assert "context.site" in suffice("ask", "c")[2]
+    assert 'context\t["site"]' in suffice("show", "c")[1]
 
 
 @pytest.mark.integration

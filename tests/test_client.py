@@ -20,6 +20,7 @@ from suffice.api.client import (
     AsyncClient,
     AsyncStudy,
     AsyncTrial,
+    BudgetSpec,
     Client,
     Conflict,
     ConnectionFailed,
@@ -40,6 +41,7 @@ from suffice.api.settings import Settings
 from suffice.api.wire import BestOut, TrialAdd
 from suffice.optimizer import Categorical, Float, Space
 from suffice.optimizer import Measurement as CoreMeasurement
+from suffice.optimizer.model_choice import ModelChoice
 
 X = {"x": {"type": "float", "low": 0, "high": 10}}
 
@@ -342,9 +344,9 @@ def test_lost_answers_to_tell_fail_create_and_delete_change_nothing(client: Clie
 
 def test_points_are_not_added_twice_when_the_answer_was_lost(study: Study, server: Server, waits: list[float]):
     server.watched.losing.append("/trials")
-    with pytest.raises(Unavailable):
-        study.enqueue({"x": 1})
+    assert study.enqueue({"x": 1}).number == 0
     assert states(study) == ["WAITING"]
+    assert len(waits) == 1
 
 
 class Noticing(httpx.HTTPTransport):
@@ -454,3 +456,74 @@ if TYPE_CHECKING:
         assert_type(await client.create_study("s", X), AsyncStudy)
         assert_type(await study.ask(), AsyncTrial | Stop)
         assert_type(await study.enqueue({"x": 1}), AsyncTrial)
+
+
+# --- what the model says, in contexts ---------------------------------------------------------------------------------
+
+SITE = {**X, "site": {"type": "categorical", "choices": ["north", "south"]}}
+
+
+def cost_at(x: float, site: str) -> float:
+    return (x - (3 if site == "north" else 4)) ** 2
+
+
+def test_a_study_with_contexts_is_tuned_and_diagnosed(tmp_path: Path):
+    with Server(tmp_path, workers=1) as server, Client(server.url) as client:
+        study = client.create_study("s", SITE, context=["site"], model=ModelChoice(outliers=True), seed=0)
+        assert client.create_study("s", SITE, context=["site"], exist_ok=True).info.model is not None
+        with pytest.raises(Conflict, match="model"):
+            client.create_study("s", SITE, model={"outliers": False}, exist_ok=True)
+        with pytest.raises(InvalidRequest, match=r"context\.site"):
+            study.ask()
+        with pytest.raises(NotFound, match="no model"):
+            study.diagnostics()
+        north = {"site": "north"}
+        summary = study.optimize(lambda p: cost_at(**p), trials=4, context=north, progress=False)
+        assert [t.params["site"] for t in summary.trials] == ["north"] * 4
+        for trial in study.trials(3, context={"site": "south"}):
+            trial.tell(cost_at(**trial.params), gradient={"x": 2 * (trial.params["x"] - 4)})
+        asked = study.ask(context=north, fresh=True)
+        assert isinstance(asked, Trial)
+        assert asked.params["site"] == "north"
+        best = study.best({"site": "south"})
+        assert best.params["site"] == "south"
+        assert best.trial.number in range(7)
+        assert study.advice(north).gain is not None
+        with pytest.raises(Conflict, match="POST it"):
+            study.best()
+        found = study.diagnostics()
+        assert [i.parameter for i in found.importance] == ["x", "site"]
+        assert len(found.coverage) == 3
+
+
+def test_contexts_in_asyncio(tmp_path: Path):
+    async def evaluate(params: dict[str, Any]) -> float:
+        return cost_at(**params)
+
+    async def main(url: str) -> None:
+        async with AsyncClient(url) as client:
+            study = await client.create_study("s", SITE, context=["site"], seed=0)
+            north: dict[str, Any] = {"site": "north"}
+            await study.optimize(evaluate, trials=5, workers=2, context=north, progress=False)
+            async for trial in study.trials(1, context=north, fresh=True):
+                assert trial.params["site"] == "north"
+                await trial.tell(0.0)
+            assert (await study.best(north)).params["site"] == "north"
+            assert (await study.diagnostics()).leave_one_out
+
+    with Server(tmp_path, workers=1) as server:
+        asyncio.run(main(server.url))
+
+
+def test_definitions_say_which_setting_differs(client: Client):
+    settings: dict[str, Any] = {
+        "fidelity": {"target": {"n": 9}, "cost": "n"},
+        "budget": {"cost": 30},
+        "model": {"prior": "sparse"},
+    }
+    space = {**X, "n": {"type": "int", "low": 1, "high": 9}}
+    study = client.create_study("s", space, **settings)
+    assert study.info.budget == BudgetSpec(cost=30)
+    assert client.create_study("s", space, **settings, exist_ok=True).info.fidelity == study.info.fidelity
+    with pytest.raises(Conflict, match="fidelity"):
+        client.create_study("s", space, fidelity={"target": {"n": 9}, "cost": "2 * n"}, exist_ok=True)

@@ -377,3 +377,48 @@ def test_a_run_from_nothing_to_the_best(tmp_path: Path):
         expected = study.predict({"x": 3.0})
         assert expected.observations == 12
         assert abs(expected.predictions[0].mean) < 0.5
+
+
+def test_a_trial_is_stopped_early_where_its_reports_say_so(client: Client):
+    study = queued(client, 3, early_stopping={"policy": "threshold", "bound": 1, "warmup_steps": 1})
+
+    def evaluate(trial: Trial) -> float:
+        for step in range(3):
+            trial.report(trial.params["x"], step=step)
+            assert (trial.should_prune is not None) == (step >= 1 and trial.params["x"] > 1)
+            if trial.should_prune:
+                raise Pruned
+        return float(trial.params["x"])
+
+    summary = study.optimize(evaluate, progress=False)
+    assert (states(study), summary.failed) == (["COMPLETED", "COMPLETED", "PRUNED"], 0)
+    assert study.trial(2).reason == "2 at step 1 is worse than the threshold 1"
+
+
+def test_a_function_in_another_process_is_told_to_stop_early(client: Client):
+    study = queued(client, 2, early_stopping={"policy": "threshold", "bound": 0.5})
+    study.optimize(tuned.stop_when_told, executor="process", progress=False)
+    assert states(study) == ["COMPLETED", "PRUNED"]
+    assert [len(trial.measurements) for trial in study.history()] == [4, 1]
+
+
+def test_the_model_decides_where_the_policy_wants_it(tmp_path: Path):
+    with Server(tmp_path, workers=1) as server, Client(server.url) as client:
+        study = client.create_study("s", X, early_stopping={"policy": "gain", "steps": 3}, seed=0)
+        for x in (1, 2, 3, 4, 6):
+            study.enqueue({"x": x})
+            trial = study.ask()
+            assert isinstance(trial, Trial)
+            for step in range(3):
+                trial.report((x - 3) ** 2 + 1 / (1 + step), step=step)
+            trial.tell((x - 3) ** 2)
+        study.enqueue({"x": 10})
+        trial = study.ask()
+        assert isinstance(trial, Trial)
+        found = trial.report(49.5, step=1)
+        assert found is not None
+        assert found == trial.should_prune
+        assert found.chance is not None
+        assert found.chance < 0.05
+        trial.prune()
+        assert trial.reason == found.reason
