@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .conservative import Conservative as Conservative
     from .decision import Advice as Advice
     from .decision import Budget as Budget
     from .decision import Cost as Cost
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from .trial import TrialState as TrialState
 
 _HOMES = {
+    "conservative": ("Conservative",),
     "decision": ("Advice", "Budget", "Cost", "Stop", "StopReason"),
     "errors": ("Conflict", "InvalidInput", "NotFound", "SufficeError"),
     "objective": ("Goal", "Objective", "OutcomeConstraint"),
