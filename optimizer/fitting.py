@@ -16,6 +16,7 @@ from jaxtyping import Float64
 from scipy.optimize import minimize
 
 from . import warping
+from .additive import SHARES
 from .models import (
     MEAN_PRIOR_VARIANCE,
     NOISE_FLOOR,
@@ -179,12 +180,13 @@ def fit(data: Data, prior: Prior, *, noise: float | None, starts: Sequence[Hyper
 
     Raises FitError when no start leads to a positive definite covariance.
     """
+    given = starts
     starts = prior.starts(data.group_count, len(data.targets)) if starts is None else starts
     starts = [replace(s, warp=None) for s in starts]
-    if prior.sparse:  # its density has many optima; where a dense prior puts weight is the best place to begin
-        starts = [fit(data, replace(prior, sparse=False), noise=noise, starts=starts).hyperparameters, *starts]
     least = NOISE_FLOOR if noise is None else noise
     free = Free(noise is None and not data.noise_is_known, data.gradients is not None)
+    if prior.sparse and given is None:  # its density has many optima: it begins where a dense prior leads, too
+        starts = [_fit(data, replace(prior, sparse=False), free, starts, least).hyperparameters, starts[0]]
     if free == Free():
         return _fit(data, prior, free, starts, least)
     noisy = _fit(data, prior, free, starts, least)
@@ -204,6 +206,21 @@ def fit_warped(data: Data, prior: Prior, plain: Fit, columns: Sequence[int]) -> 
     except FitError:
         return plain
     return warped if plain.loss - warped.loss > EVIDENCE else plain
+
+
+def fit_additive(data: Data, prior: Prior, plain: Fit, apart: tuple[bool, ...]) -> Fit:
+    """The fit in which the columns ``apart`` have an effect of their own (`AdditiveKernel`), starting from ``plain``.
+
+    The more probable of the two: which columns are fidelities is known, so that neither has to be argued for.
+    """
+    h, best = plain.hyperparameters, plain
+    for shares in SHARES:
+        try:
+            found = _fit(data, prior, _free(data, h), [replace(h, apart=apart, shares=shares)], h.noise)
+        except FitError:
+            continue
+        best = found if found.loss < best.loss else best
+    return best
 
 
 def refine(data: Data, prior: Prior, start: Hyperparameters) -> Fit:

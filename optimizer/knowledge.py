@@ -14,6 +14,7 @@ from .methods import AcquisitionChoice
 from .model_choice import ModelChoice
 from .models import FitError
 from .objective import Goal
+from .pruning import STEP
 from .results import Noise, measured
 from .search import Exclusion
 from .space import Params, Space
@@ -56,6 +57,12 @@ class Definition:
         return self.environment is not None or self.conservative is not None
 
     @property
+    def apart(self) -> tuple[bool, ...]:
+        """Which columns say how a trial is run, and may have an effect of their own; none: ()."""
+        names = {STEP} & self.space.parameters.keys() if self.target is None else self.target.names
+        return tuple(self.space.columns(names).tolist()) if names else ()
+
+    @property
     def prior(self) -> Prior:
         """The prior of the models' hyperparameters: as chosen, or by the number of parameters."""
         many = self.searched >= SPARSE_FROM
@@ -88,13 +95,13 @@ class Knowledge:
     @property
     def results(self) -> int:
         """How many trials have a value of the objective."""
-        return len(measured(self.trials, self.definition.goal.objective.metric))
+        return len({t.number for t in measured(self.trials, self.definition.goal.objective.metric)})
 
     @property
     def needed(self) -> int:
         """Results needed for a model: the whole design, or half of it when the other half is still running."""
         size = self.definition.design_size
-        issued = sum(t.state.open or t.state.informative for t in self.trials)
+        issued = len({t.number for t in self.trials if t.state.open or t.state.informative})
         return max(2, size // 2) if issued >= size else size
 
     def at(self, context: Params) -> Knowledge:
@@ -126,6 +133,7 @@ def learn(definition: Definition, trials: Sequence[Trial], earlier: Knowledge | 
             trials,
             definition.prior,
             fidelity=definition.fidelity,
+            apart=definition.apart,
             linear=definition.in_unit,
             choice=definition.model,
             earlier=definition.earlier,

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.linalg import get_lapack_funcs, solve_triangular
 
+from .additive import AdditiveKernel, Shares
 from .kernel import VALUE, Kernel, Sites
 from .warping import Warp
 
@@ -39,7 +40,8 @@ class Hyperparameters:
     """Length scales per group of columns, signal variance, noise variance and constant mean, in standardised units.
 
     ``slope_noise`` is the noise variance of observed derivatives, in units of their mean square in the same column;
-    ``warp`` the learned change of the axes.
+    ``warp`` the learned change of the axes. ``apart`` says which columns are fidelities that have effects of their own,
+    and ``shares`` how the signal is made of them (`AdditiveKernel`); None: it is not.
     """
 
     lengthscales: Float64[np.ndarray, " g"]
@@ -48,10 +50,15 @@ class Hyperparameters:
     mean: float = 0.0
     slope_noise: float = NOISE_FLOOR
     warp: Warp | None = None
+    apart: tuple[bool, ...] = ()
+    shares: Shares | None = None
 
     def kernel(self, groups: Int64[np.ndarray, " d"]) -> Kernel:
         """The kernel over columns of these groups."""
-        return Kernel(self.signal, (1.0 / self.lengthscales)[groups], self.warp)
+        inverse = (1.0 / self.lengthscales)[groups]
+        if self.shares is None:
+            return Kernel(self.signal, inverse, self.warp)
+        return AdditiveKernel(self.signal, inverse, self.warp, self.apart, self.shares)
 
 
 @dataclass(frozen=True)

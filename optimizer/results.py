@@ -23,7 +23,8 @@ class Results:
     """Configurations, values and standard deviations of their noise (NaN: unknown).
 
     ``slopes`` holds partial derivatives of the values in the columns of the cube, NaN where not measured (None: none
-    was). ``ordered`` are the columns whose axes may be warped, ``trials`` the numbers of the trials.
+    was). ``ordered`` are the columns whose axes may be warped, ``trials`` the numbers of the trials. ``apart`` says
+    which columns are fidelities, with an effect of their own.
     """
 
     X: Float64[np.ndarray, "n d"]
@@ -33,6 +34,7 @@ class Results:
     trials: Int64[np.ndarray, " n"]
     ordered: tuple[int, ...] = ()
     slopes: Float64[np.ndarray, "n d"] | None = None
+    apart: tuple[bool, ...] = ()
 
     @classmethod
     def of(cls, space: Space, trials: Sequence[Trial], metric: str, noise: Noise) -> Results:
@@ -61,7 +63,9 @@ class Results:
         return hash(self._key)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Results) and self._key == other._key and self.ordered == other.ordered
+        if not isinstance(other, Results):
+            return False
+        return (self._key, self.ordered, self.apart) == (other._key, other.ordered, other.apart)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -19,6 +19,7 @@ from .fidelity import Fidelity
 from .methods import METHODS, AcquisitionChoice
 from .model_choice import ModelChoice
 from .objective import Goal, Objective
+from .pruning import EarlyStopping, Prune, stepped, unroll, whole, without_step
 from .space import Params, Space
 from .transfer import DRAWN, Earlier, check_earlier
 from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
@@ -42,6 +43,7 @@ _KEYS = (
     "environment",
     "conservative",
     "risk",
+    "early_stopping",
     "budget",
     "seed",
 )
@@ -109,6 +111,7 @@ class Study:
         fidelity: Fidelity | Mapping[str, Any] | None = None,
         environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         risk: str | Mapping[str, float] | None = None,
+        early_stopping: EarlyStopping | Mapping[str, Any] | str | None = None,
         conservative: Conservative | Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -148,9 +151,13 @@ class Study:
         if self.conservative is not None:
             self._refuse_with_conservative()
             self.conservative = self.conservative.check(space)
+        self.early_stopping = EarlyStopping.of(early_stopping)
+        if self._steps is not None:
+            self._refuse_with_steps()
+            stepped(space, self._steps)
+        self.seed = _check_seed(seed)
         if self._earlier:
             self._refuse_with_earlier()
-        self.seed = _check_seed(seed)
         if space.constraints:
             space.sample(1, np.random.default_rng(self.seed))  # refuses a space in which nothing is feasible
         self._trials: dict[int, Trial] = {}
@@ -218,6 +225,10 @@ class Study:
             measurements = tuple(replace(m, step=step) for m in measurements)
         if any(m.step is None for m in measurements):
             raise InvalidInput("step", "a whole number: at which step was this measured?", None)
+        last = None if self.early_stopping is None else self.early_stopping.steps
+        for m in measurements:
+            if last is not None and m.step is not None and m.step > last:
+                raise InvalidInput("step", f"at most {last}, the last of early_stopping.steps", m.step)
         return self._put(replace(current, measurements=current.measurements + measurements))
 
     def learn_from(self, name: str, study: Study) -> None:
@@ -237,6 +248,24 @@ class Study:
     def earlier(self) -> tuple[str, ...]:
         """The names of the studies that this one learns from."""
         return tuple(self._earlier)
+
+    def should_prune(self, trial: Trial | int) -> Prune | None:
+        """Whether to stop a running trial early, by what it reported: the decision with its numbers, or None.
+
+        Nothing is changed: `prune` stops it. Always None for a study without ``early_stopping``.
+        """
+        from .pruning import outlook
+
+        current = self._get(trial)
+        self._must_be_open(current)
+        if self.early_stopping is None:
+            return None
+        final = outlook(self._learned(), current) if self.early_stopping.policy == "gain" else None
+        return self.early_stopping.decide(self.goal.objective, self.trials, current, final)
+
+    def prune(self, trial: Trial | int, reason: str | Prune | None = None) -> Trial:
+        """The trial was stopped early; what it reported is kept."""
+        return self._end(trial, TrialState.PRUNED, reason.reason if isinstance(reason, Prune) else reason)
 
     def fail(self, trial: Trial | int, reason: str | None = None) -> Trial:
         """The trial could not be run; nothing is learned from it."""
@@ -285,7 +314,11 @@ class Study:
         from .recommend import recommend
 
         refuse_without_context(self.context, "best_at(context)")
-        return recommend(self._learned())
+        knowledge = self._learned()
+        if self._steps is None:
+            return recommend(knowledge)
+        best = recommend(whole(knowledge))
+        return replace(best, trial=self._trials[best.trial.number])
 
     def best_at(self, context: Mapping[str, Any]) -> Best:
         """The configuration to use in a context: of all visited ones, in any context, that of the best posterior mean.
@@ -322,7 +355,8 @@ class Study:
         surrogate = self._learned().surrogate
         if surrogate is None:
             raise NotFound("there is no model yet: too few trials are completed")
-        mean, sd = surrogate.objective.predict(self.space.encode(checked))
+        at = {} if self._steps is None else self._definition.space.fixed
+        mean, sd = surrogate.objective.predict(self._definition.space.encode([{**p, **at} for p in checked]))
         return Prediction(mean, sd)
 
     @property
@@ -331,7 +365,8 @@ class Study:
         from .suggest import advise
 
         refuse_without_context(self.context, "advice_at(context)")
-        return advise(self._learned(), self._next_number)
+        advice = advise(self._learned(), self._next_number)
+        return advice if advice.params is None else replace(advice, params=without_step(advice.params))
 
     def advice_at(self, context: Mapping[str, Any]) -> Advice:
         """What one more trial in a context is worth there."""
@@ -362,7 +397,10 @@ class Study:
         from .suggest import suggest
 
         number = self._next_number if first_number is None else first_number
-        return suggest(self._at(context), _check_count(count), number)
+        found = suggest(self._at(context), _check_count(count), number)
+        if isinstance(found, Stop):
+            return found
+        return [replace(s, params=without_step(s.params)) for s in found]
 
     def load(self, trials: Iterable[Trial]) -> None:
         """Insert trials, or replace those of the same number."""
@@ -384,6 +422,7 @@ class Study:
             **({} if self.fidelity is None else {"fidelity": self.fidelity.to_json()}),
             **({} if (e := self.environment) is None else {"environment": e.to_json(), "risk": e.risk.to_json()}),
             **({} if self.conservative is None else {"conservative": self.conservative.to_json()}),
+            **({} if self.early_stopping is None else {"early_stopping": self.early_stopping.to_json()}),
             "budget": self.budget.to_json(),
             "seed": self.seed,
         }
@@ -407,6 +446,7 @@ class Study:
             context=definition.get("context") or (),
             earlier=definition.get("earlier") or (),
             fidelity=definition.get("fidelity"),
+            early_stopping=definition.get("early_stopping"),
             environment=definition.get("environment"),
             risk=definition.get("risk"),
             conservative=definition.get("conservative"),
@@ -426,6 +466,7 @@ class Study:
             "fidelity": self.fidelity is not None,
             "environment": self.environment is not None,
             "conservative": self.conservative is not None,
+            "early_stopping.steps": self._steps is not None,
             "model.warping": self.model.warping,
             "model.outliers": self.model.outliers,
         }
@@ -435,6 +476,25 @@ class Study:
         if self.acquisition.name in DRAWN:
             expected = f"with earlier studies none that draws functions or derivatives: {list(DRAWN)}"
             raise InvalidInput("acquisition", expected, self.acquisition.name)
+
+    @property
+    def _steps(self) -> int | None:
+        """The last step, where reports on the way to it are learned from."""
+        return None if self.early_stopping is None else self.early_stopping.steps
+
+    def _refuse_with_steps(self) -> None:
+        """What cannot be combined with learning from reports."""
+        others = {
+            "several objectives": self.goal.several,
+            "contexts": self.context,
+            "fidelities": self.fidelity,
+            "an environment": self.environment,
+            "earlier studies": self.earlier,
+            "a conservative search": self.conservative,
+        }
+        for name, given in others.items():
+            if given:
+                raise InvalidInput("early_stopping.steps", f"none, with {name}", self._steps)
 
     def _refuse_with_target(self, field: str) -> None:
         """What cannot be combined with values that count elsewhere than at their configurations."""
@@ -473,7 +533,7 @@ class Study:
         from .knowledge import Definition
 
         return Definition(
-            self.space,
+            self.space if self._steps is None else stepped(self.space, self._steps),
             self.goal,
             self.acquisition,
             self.noise,  # type: ignore[arg-type]
@@ -492,7 +552,10 @@ class Study:
         if missing:
             raise Conflict(f"the earlier studies {missing} are named but not loaded: call learn_from(name, study)")
 
-        self._knowledge = learn(self._definition, self.trials, self._knowledge)
+        trials = self.trials
+        if self._steps is not None:
+            trials = unroll(trials, self.goal.objective.metric, self._steps)
+        self._knowledge = learn(self._definition, trials, self._knowledge)
         return self._knowledge
 
     def _at(self, context: Mapping[str, Any] | None) -> Knowledge:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float64
@@ -63,13 +63,15 @@ def fit_surrogate(
     prior: Prior,
     *,
     fidelity: Fidelity | None = None,
+    apart: tuple[bool, ...] = (),
     linear: bool = False,
     choice: ModelChoice | None = None,
     earlier: Sequence[Earlier] = (),
 ) -> Surrogate:
     """Models of everything the trials measured, the objective's on a ``linear`` scale or the likeliest one.
 
-    ``choice`` says how the objectives are modelled; ``earlier`` studies say what they believe of every metric.
+    ``choice`` says how the objectives are modelled, ``apart`` which columns may have an effect of their own on them;
+    ``earlier`` studies say what they believe of every metric.
 
     Raises FitError when an objective cannot be modelled.
     """
@@ -78,7 +80,7 @@ def fit_surrogate(
     objectives: list[MetricModel] = []
     fallbacks: tuple[str, ...] = ()
     for o in goal.objectives:
-        results = Results.of(space, trials, o.metric, noise)
+        results = replace(Results.of(space, trials, o.metric, noise), apart=apart)
         model, steps = fit_metric(results, o.sign, prior, choice, linear=linear)
         model = inform(model, results, o.sign, prior, beliefs(earlier, o.metric, o.sign), linear=linear)
         objectives.append(model)
