@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 from .answers import Answers
 from .errors import InvalidInput
 from .pool import Pool, Traces, traces
-from .stopping import Rule, whole
+from .stopping import Rule, rule, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,16 @@ class Outcome:
         }
 
 
+def rows(
+    document: Any, names: Sequence[str], max_samples: int, orders: int = 50, seed: int = 0, *, score: str = "score"
+) -> list[dict[str, Any]]:
+    """One row per rule and setting, for a pool in its JSON form: accuracy, its interval, mean samples and tokens."""
+    pool = Pool.of(document, score)
+    ids = [p.id for p in pool.prompts]
+    rules = [one for name in names for one in rule(name).sweep(max_samples)]
+    return [outcome.row(ids) for outcome in replay(pool, rules, max_samples, orders, seed)]
+
+
 def replay(pool: Pool, rules: Iterable[Rule], max_samples: int, orders: int = 50, seed: int = 0) -> list[Outcome]:
     """What each rule does with up to ``max_samples`` answers to each prompt of the pool.
 
@@ -50,9 +60,9 @@ def replay(pool: Pool, rules: Iterable[Rule], max_samples: int, orders: int = 50
     whole("max_samples", max_samples)
     whole("orders", orders)
     rules = list(rules)
-    for rule in rules:
-        if rule.scored and not pool.scored:
-            raise InvalidInput("rules", "rules that need no scores: the pool has none", rule.name)
+    for one in rules:
+        if one.scored and not pool.scored:
+            raise InvalidInput("rules", "rules that need no scores: the pool has none", one.name)
     parts = traces(pool, max_samples, orders, seed)
     found = [np.zeros((3, len(pool.prompts))) for _ in rules]
     for part in parts:
@@ -62,20 +72,20 @@ def replay(pool: Pool, rules: Iterable[Rule], max_samples: int, orders: int = 50
             tokens = np.cumsum(part.answers.tokens, axis=1)[rows, stop - 1]
             for sums, values in zip(total, (right, stop, tokens), strict=True):
                 np.add.at(sums, part.prompt, values)
-    return [Outcome(rule, *(total / orders)) for rule, total in zip(rules, found, strict=True)]
+    return [Outcome(one, *(total / orders)) for one, total in zip(rules, found, strict=True)]
 
 
 def run(part: Traces, rules: Sequence[Rule]) -> list[tuple[Int64[np.ndarray, " r"], Int64[np.ndarray, " r"]]]:
     """Where each rule stops in each row, and the position of the answer that it gives."""
     stops = [np.full(len(part.prompt), part.cap, dtype=np.int64) for _ in rules]
     families: dict[tuple[Any, ...], list[int]] = {}
-    for i, rule in enumerate(rules):
-        families.setdefault(rule.watches(), []).append(i)
+    for i, one in enumerate(rules):
+        families.setdefault(one.watches(), []).append(i)
     prefixes = [part.answers.first(n) for n in range(part.cap + 1)]
     for members in families.values():
         _stop(prefixes, [rules[i] for i in members], [stops[i] for i in members])
     given = _Given(prefixes)
-    return [(stop, given.at(rule, stop)) for rule, stop in zip(rules, stops, strict=True)]
+    return [(stop, given.at(one, stop)) for one, stop in zip(rules, stops, strict=True)]
 
 
 def _stop(prefixes: Sequence[Answers], rules: Sequence[Rule], stops: Sequence[np.ndarray]) -> None:
@@ -87,8 +97,8 @@ def _stop(prefixes: Sequence[Answers], rules: Sequence[Rule], stops: Sequence[np
         if not len(active):
             return
         evidence = rules[0].evidence(_rows(prefixes[n], active), cap)
-        for rule, stop, still in zip(rules, stops, going, strict=True):
-            halt = active[rule.enough(evidence, n) & still[active]]
+        for one, stop, still in zip(rules, stops, going, strict=True):
+            halt = active[one.enough(evidence, n) & still[active]]
             stop[halt] = n
             still[halt] = False
 
