@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from . import replays
+
 STOPPED = 10  # exit code of an ask that was answered with stop
 EXIT_CODES = {
     "InvalidRequest": 2,
@@ -66,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         from .replays import replay
 
         return replay(args)
+    if args.command == "replay":
+        return replays.replay(args)
     if args.command == "version":
         print(version())
         return 0
@@ -138,6 +142,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--" + flag.replace("_", "-"), type=kind, help=text)
     _study_commands(add)
     _trial_commands(add)
+    replays.add_arguments(add("replay", "replay stopping rules on recorded answers; asks no service", study=False))
     replays.add_arguments(add("replay", "replay stopping rules on recorded answers; asks no service", study=False))
     add("version", "print the installed version", study=False)
     return root
