@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import InvalidInput as InvalidInput
     from .errors import NotFound as NotFound
     from .errors import SufficeError as SufficeError
+    from .fidelity import Fidelity as Fidelity
     from .objective import Goal as Goal
     from .objective import Objective as Objective
     from .objective import OutcomeConstraint as OutcomeConstraint
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .parameters import Float as Float
     from .parameters import Int as Int
     from .parameters import Ordinal as Ordinal
+    from .pruning import EarlyStopping as EarlyStopping
+    from .pruning import Prune as Prune
     from .sampling import Draw as Draw
     from .sampling import Enough as Enough
     from .sampling import EnoughReason as EnoughReason
@@ -44,8 +47,10 @@ _HOMES = {
     "conservative": ("Conservative",),
     "decision": ("Advice", "Budget", "Cost", "Stop", "StopReason"),
     "errors": ("Conflict", "InvalidInput", "NotFound", "SufficeError"),
+    "fidelity": ("Fidelity",),
     "objective": ("Goal", "Objective", "OutcomeConstraint"),
     "parameters": ("Bool", "Categorical", "Constant", "Float", "Int", "Ordinal"),
+    "pruning": ("EarlyStopping", "Prune"),
     "sampling": ("Draw", "Enough", "EnoughReason", "Sampling", "decide"),
     "space": ("Space",),
     "study": ("Best", "Study"),

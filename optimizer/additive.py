@@ -1,8 +1,8 @@
 """A kernel in which what a trial measures at different fidelities shares a part.
 
 With designs x and fidelities s, f(x, s) = g(x) + h(s) + delta(x, s): what designs have in common at all fidelities,
-what fidelities do to all designs, and the rest. Each part is a Gaussian process with the same Matern-5/2 kernel over its
-own columns, so that
+what fidelities do to all designs, and the rest. Each part is a Gaussian process with the same Matern-5/2 kernel over
+its own columns, so that
 
     k = signal * (shares[0] k(x, x') + shares[1] k(s, s') + shares[2] k((x, s), (x', s'))).
 
@@ -77,13 +77,13 @@ class AdditiveSites(Sites):
     def variance(self) -> Float64[np.ndarray, " t"]:
         return np.sum([part.variance for part in self.parts], axis=0)
 
-    def among(self) -> AdditiveAmong:  # type: ignore[override]
+    def among(self) -> AdditiveAmong:
         return AdditiveAmong(self)
 
     def covariance(self) -> Float64[np.ndarray, "t t"]:
         return AdditiveAmong(self).K
 
-    def cross(self, X: Rows) -> AdditiveCross:  # type: ignore[override]
+    def cross(self, X: Rows) -> AdditiveCross:
         return AdditiveCross(self, X)
 
     def beside(self, X: Float64[np.ndarray, "n d"], column: Indices | None = None) -> AdditiveSites:

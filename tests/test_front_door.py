@@ -6,11 +6,23 @@ import subprocess
 import sys
 
 import suffice.optimizer as front
-from suffice.optimizer import decision, errors, objective, parameters, sampling, space, study, trial
+from suffice.optimizer import (
+    conservative,
+    decision,
+    errors,
+    fidelity,
+    objective,
+    parameters,
+    pruning,
+    sampling,
+    space,
+    study,
+    trial,
+)
 
 
 def test_every_name_is_its_modules() -> None:
-    homes = [decision, errors, objective, parameters, sampling, space, study, trial]
+    homes = [conservative, decision, errors, fidelity, objective, parameters, pruning, sampling, space, study, trial]
     for name in front.__all__:
         assert any(getattr(front, name) is getattr(home, name, None) for home in homes), name
     assert dir(front) == front.__all__
