@@ -65,10 +65,6 @@ def run(args: argparse.Namespace) -> int:
     if args.command == "serve":
         return serve(args)
     if args.command == "replay":
-        from .replays import replay
-
-        return replay(args)
-    if args.command == "replay":
         return replays.replay(args)
     if args.command == "version":
         print(version())
@@ -142,7 +138,6 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--" + flag.replace("_", "-"), type=kind, help=text)
     _study_commands(add)
     _trial_commands(add)
-    replays.add_arguments(add("replay", "replay stopping rules on recorded answers; asks no service", study=False))
     replays.add_arguments(add("replay", "replay stopping rules on recorded answers; asks no service", study=False))
     add("version", "print the installed version", study=False)
     return root
