@@ -1,0 +1,227 @@
+"""Calibration: scores are used where they are worth something, and not where they are not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from suffice.optimizer import Draw, InvalidInput, Sampling
+from suffice.optimizer.answers import Answers
+from suffice.optimizer.calibration import PRICES, VOTES, Calibration
+from suffice.optimizer.drift import LIMIT, DriftModel, Watch
+from suffice.optimizer.logit import Choices, fit
+from suffice.optimizer.pool import Pool, shuffled, traces
+from suffice.optimizer.replay import replay
+from suffice.optimizer.scores import ScoreCurve, ScoreModel
+from suffice.optimizer.stopping import Suffice
+
+CAP = 8
+
+
+def document(prompts: int, seed: int, *, separation: float = 0.35, samples: int = 16) -> dict[str, Any]:
+    """Prompts whose wrong answers are popular, and a verifier that tells right ones from them."""
+    rng = np.random.default_rng(seed)
+    entries: list[dict[str, Any]] = []
+    for i in range(prompts):
+        share = rng.beta(0.8, 1.2)
+        taste = {name: float(rng.normal(0.4, 0.1)) for name in "xyz"}
+        taste["right"] = float(rng.normal(0.4 + separation, 0.1))
+        drawn = []
+        for _ in range(samples):
+            answer = "right" if rng.random() < share else "xxyz"[int(rng.integers(4))]
+            score = float(np.clip(taste[answer] + rng.normal(0.0, 0.03), 0.0, 1.0))
+            drawn.append({"answer": answer, "correct": int(answer == "right"), "score": score, "tokens": 10})
+        entries.append({"id": f"q{i}", "samples": drawn})
+    return {"prompts": entries}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Pool:
+    return Pool.of(document(80, 0))
+
+
+@pytest.fixture(scope="module")
+def calibration(pool: Pool) -> Calibration:
+    return Calibration.fit(pool, CAP, name="made up", orders=4)
+
+
+def accuracy(pool: Pool, calibration: Calibration, price: float, *, scores: bool = True) -> tuple[float, float]:
+    (outcome,) = replay(pool, [calibration.rule(price, scores=scores)], CAP, 6, seed=9)
+    return float(outcome.accuracy.mean()), float(outcome.samples.mean())
+
+
+def test_good_scores_beat_votes(calibration: Calibration):
+    unseen = Pool.of(document(80, 1))
+    right, samples = accuracy(unseen, calibration, 0.005)
+    by_votes, votes_samples = accuracy(unseen, calibration, 0.005, scores=False)
+    assert right > by_votes + 0.1
+    assert samples < CAP
+    assert by_votes > 0.2
+    assert votes_samples <= CAP
+
+
+def test_useless_scores_are_found_out(pool: Pool):
+    useless = Calibration.fit(shuffled(pool, 2), CAP, orders=4)
+    unseen = shuffled(Pool.of(document(80, 1)), 3)
+    right, samples = accuracy(unseen, useless, 0.01)
+    by_votes, votes_samples = accuracy(unseen, useless, 0.01, scores=False)
+    assert right - 0.01 * samples > by_votes - 0.01 * votes_samples - 0.03
+
+
+def test_the_stated_confidence_is_honest(calibration: Calibration):
+    (part,) = traces(Pool.of(document(150, 4)), CAP, 2, 0)
+    way = calibration.way(0.003)
+    stated, true = [], []
+    for n in (2, 4, 8):
+        answers = part.answers.first(n)
+        p, none = calibration.probabilities(answers, way)
+        np.testing.assert_allclose(p.sum(1) + none, 1.0)
+        raw, _ = calibration._stated(answers, way)
+        position = calibration.position(answers, way, raw)
+        rows = np.arange(len(position))
+        stated.append(p[rows, answers.clusters[rows, position]])
+        true.append(part.truth[rows, position])
+    p, y = np.concatenate(stated), np.concatenate(true)
+    place = np.clip((p * 5).astype(int), 0, 4)
+    gaps = [abs(p[place == b].mean() - y[place == b].mean()) * np.mean(place == b) for b in np.unique(place)]
+    assert sum(gaps) < 0.08
+
+
+def test_json_holds_everything(calibration: Calibration):
+    copy = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
+    assert copy.to_json() == calibration.to_json()
+    answers = Answers.of(list("abab"), [0.3, 0.7, 0.35, 0.72])
+    for price in (0.1, 0.01, 0.001):
+        one, other = calibration.rule(price), copy.rule(price)
+        np.testing.assert_allclose(one.evidence(answers, CAP), other.evidence(answers, CAP))
+        np.testing.assert_array_equal(one.choose(answers), other.choose(answers))
+    with pytest.raises(InvalidInput, match="schema"):
+        Calibration.from_json({"schema": 99})
+
+
+def test_without_scores_votes_decide():
+    bare = document(20, 5)
+    for prompt in bare["prompts"]:
+        for sample in prompt["samples"]:
+            del sample["score"]
+    found = Calibration.fit(Pool.of(bare), CAP)
+    assert found.model is None
+    assert {found.way(p) for p in PRICES} == {VOTES}
+    assert isinstance(found.rule(0.01), Suffice)
+    assert 0 < found.probabilities(Answers.of(list("aab")), VOTES)[0][0, 0] < 1
+
+
+def test_qualities_are_learned_too():
+    rng = np.random.default_rng(0)
+    entries = []
+    for i in range(40):
+        values = rng.uniform(0.2, 0.9, 8)
+        samples = [{"quality": float(v), "score": float(np.clip(v + rng.normal(0, 0.05), 0, 1))} for v in values]
+        entries.append({"id": i, "samples": samples})
+    pool = Pool.of({"prompts": entries})
+    found = Calibration.fit(pool, CAP)
+    assert found.quality
+    (ours,) = replay(pool, [found.rule(0.02)], CAP, 5)
+    single = np.mean([p.truth.mean() for p in pool.prompts])
+    assert ours.accuracy.mean() > single + 0.1
+    assert ours.samples.mean() < 7
+
+
+def test_a_sampling_uses_the_calibration(calibration: Calibration):
+    sampling = Sampling(price=0.01, max_samples=CAP, calibration=calibration)
+    for answer, score in (("x", 0.42), ("x", 0.43), ("right", 0.8)):
+        sampling.tell(answer, score=score)
+    by_votes = Sampling(price=0.01, max_samples=CAP, calibration=calibration, scores=False)
+    for answer in ("x", "x", "right"):
+        by_votes.tell(answer, score=0.5)
+    assert sampling.pick == "right"
+    assert by_votes.pick == "x"
+    step = sampling.ask()
+    assert step.confidence == pytest.approx(sampling.posterior.answers["right"])
+    assert isinstance(step, Draw) or step.gain is not None
+    copy = Sampling.from_json(json.loads(json.dumps(sampling.to_json())), calibration=calibration)
+    assert copy.pick == "right"
+    with pytest.raises(InvalidInput, match="calibration"):
+        Sampling.from_json(sampling.to_json())
+    with pytest.raises(InvalidInput, match="calibration"):
+        Sampling("fixed", calibration=calibration)
+
+
+def test_too_few_questions_are_told():
+    with pytest.raises(InvalidInput, match="questions"):
+        Calibration.fit(Pool.of(document(3, 0)), CAP)
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_score_curve_rises_and_keeps_the_mean():
+    rng = np.random.default_rng(0)
+    scores = np.round(rng.uniform(0, 1, 4000), 2)
+    truth = (rng.random(4000) < scores**2).astype(float)
+    curve = ScoreCurve.fit(scores, truth, 0.0)
+    grid = np.linspace(0, 1, 50)
+    assert (np.diff(curve(grid)) >= 0).all()
+    assert np.abs(curve(grid) - grid**2).max() < 0.12
+    assert curve(scores).mean() == pytest.approx(truth.mean(), abs=1e-9)
+    assert (np.diff(curve.normal(grid)) >= 0).all()
+
+
+def test_a_conditional_logit_finds_the_weights_that_chose():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(6000, 4, 2))
+    there = np.ones((6000, 4), dtype=bool)
+    there[:3000, 3] = False
+    w = np.array([1.5, -0.7])
+    p = np.exp(Choices(x, there).log_probabilities(w))
+    np.testing.assert_allclose(p.sum(1), 1.0)
+    chosen = (p.cumsum(1) > rng.random((6000, 1))).argmax(1)
+    found = fit([Choices(x, there, np.eye(4)[chosen])], np.zeros(2), 0.0)
+    np.testing.assert_allclose(found, w, atol=0.1)
+
+
+def test_scores_change_who_is_right(pool: Pool):
+    model = ScoreModel.fit(traces(pool, CAP, 4, 0), quality=False)
+    answers = Answers.of(["x", "x", "right"], [0.4, 0.41, 0.85])
+    p, none = model.probabilities(answers)
+    assert p[0, 1] > p[0, 0]
+    assert p.sum() + none[0] == pytest.approx(1.0)
+
+
+# --- the alarm --------------------------------------------------------------------------------------------------------
+
+
+def prompts_until_alarm(model: DriftModel, pool: Pool, n: int, limit: int) -> int:
+    (part,) = traces(pool, n, 1, 3)
+    watch = Watch()
+    for k, evidence in enumerate(model.evidence(part.answers)[:limit]):
+        watch = watch.after(float(evidence))
+        if watch.alarm:
+            return k + 1
+    return limit + 1
+
+
+def test_the_alarm_hears_scores_go_bad_and_keeps_quiet_while_they_are_good(pool: Pool):
+    parts = traces(pool, CAP, 4, 0)
+    model = DriftModel.fit(parts, ScoreModel.fit(parts, quality=False).curve)
+    unseen = Pool.of(document(300, 7))
+    assert prompts_until_alarm(model, unseen, 4, 300) > 300
+    assert prompts_until_alarm(model, shuffled(unseen, 1), 4, 300) < 40
+
+
+def test_one_prompt_alone_raises_no_alarm():
+    watch = Watch().after(6.0)
+    assert not watch.alarm
+    assert watch.after(LIMIT).alarm
+    assert Watch().after(-50.0).total == 0
+    assert Watch(0.0, alarm=True).after(-5.0).alarm  # it stays on until there is a new calibration
+
+
+def test_failures_and_missing_scores_are_no_evidence(pool: Pool):
+    parts = traces(pool, CAP, 2, 0)
+    model = DriftModel.fit(parts, ScoreModel.fit(parts, quality=False).curve)
+    assert model.evidence(Answers.of([None, None, "a"], [0.1, 0.9, 0.5]))[0] == pytest.approx(0.0, abs=1.0)
+    assert model.evidence(Answers.of(["a"], [0.5]))[0] == 0
