@@ -62,16 +62,15 @@ def _recommend_design(knowledge: Knowledge, target: Target, trials: Sequence[Tri
         why = f"best observed value, whatever {', '.join(target.names)} (there is no model yet)"
         return Best(trial, None, None, why, _picked(definition, target, trial.params))
     trials, X = moved(target.space, trials)
-    mean, sd = target.posterior(surrogate.objective.gp, X)
+    means, sds = surrogate.objective.scale.backward(*target.posterior(surrogate.objective.gp, X))
     feasible = target.everywhere(surrogate.feasible(target.rows(X)))
     measure = "posterior mean at the target" if definition.environment is None else f"posterior {target.risk}"
     why = f"best {measure} among {len(trials)} evaluated designs"
     if not feasible.any():
         feasible[:] = True
         why += "; none of them is expected to satisfy the outcome constraints"
-    i = int(np.argmax(np.where(feasible, mean, -np.inf)))
-    means, sds = surrogate.objective.scale.backward(mean[i : i + 1], sd[i : i + 1])
-    return Best(trials[i], float(means[0]), float(sds[0]), why, _picked(definition, target, trials[i].params))
+    i = int(np.argmax(np.where(feasible, goal.objective.sign * means, -np.inf)))
+    return Best(trials[i], float(means[i]), float(sds[i]), why, _picked(definition, target, trials[i].params))
 
 
 def _picked(definition: Definition, target: Target, params: Params) -> Params:
