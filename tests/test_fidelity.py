@@ -104,7 +104,7 @@ def test_gradients_of_covariances_with_values(target: Target) -> None:
     ):
 
         def value(X: np.ndarray, cross: Any = cross, weights: Any = weights) -> np.ndarray:
-            return (weights * cross(X).k).reshape(len(X), -1).sum(1)
+            return np.asarray((weights * cross(X).k).reshape(len(X), -1).sum(1))
 
         pulled = cross(X).pull(weights)[:, :3]
         np.testing.assert_allclose(pulled, numeric_gradient(value, X), rtol=1e-5, atol=1e-8)
@@ -316,7 +316,7 @@ def currin(p: dict[str, Any]) -> float:
     """Currin's exponential function with a fidelity in one factor (Xiong, Qian and Wu 2013), at its least -13.7987."""
     x, y, s = p["x"], max(p["y"], 1e-9), p.get("s", 1.0)
     rise = 1 - (1 - 0.5 * (1 - s)) * math.exp(-1 / (2 * y))
-    return -rise * (2300 * x**3 + 1900 * x**2 + 2092 * x + 60) / (100 * x**3 + 500 * x**2 + 4 * x + 20)
+    return float(-rise * (2300 * x**3 + 1900 * x**2 + 2092 * x + 60) / (100 * x**3 + 500 * x**2 + 4 * x + 20))
 
 
 def regret_of(study: Study, cost: float) -> float:
@@ -332,10 +332,10 @@ def regret_of(study: Study, cost: float) -> float:
 
 def test_cheap_trials_pay() -> None:
     """With the cost of seven trials at the target it finds more than trials at the target alone."""
-    square = {"x": Float(0, 1), "y": Float(0, 1)}
+    square, whole = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1)), Space(x=Float(0, 1), y=Float(0, 1))
     fidelity = {"target": {"s": 1.0}, "cost": "0.1 + s**2"}
-    ours = [regret_of(Study(Space(**square, s=Float(0, 1)), fidelity=fidelity, seed=seed), 7.7) for seed in range(2)]
-    alone = [regret_of(Study(Space(**square), seed=seed), 7.7) for seed in range(2)]
+    ours = [regret_of(Study(square, fidelity=fidelity, seed=seed), 7.7) for seed in range(2)]
+    alone = [regret_of(Study(whole, seed=seed), 7.7) for seed in range(2)]
     assert np.mean(np.log10(ours)) < np.mean(np.log10(alone)) - 0.5
 
 

@@ -43,7 +43,13 @@ def reporting(policy: Any, curves: list[list[float]], direction: str = "minimize
 
 
 def test_the_median_is_that_of_what_others_reached_at_the_same_step() -> None:
-    others = [[5, 4, 3], [9, 9, 9], [6, 2, 7], [8, 7], [1]]  # up to step 2: 4, 9, 2, 7; the last never came so far
+    others: list[list[float]] = [
+        [5, 4, 3],
+        [9, 9, 9],
+        [6, 2, 7],
+        [8, 7],
+        [1],
+    ]  # up to step 2: 4, 9, 2, 7; the last never came so far
     study, trials = reporting("median", [*others, [7, 6]])
     found = study.should_prune(trials[-1])
     assert found is not None
