@@ -120,6 +120,7 @@ class Study:
         self.space = space
         self.fidelity = Fidelity.of(fidelity)
         self.environment = Environment.of(environment, risk)
+        self.early_stopping = EarlyStopping.of(early_stopping)
         self.goal = Goal.of(objective, outcome_constraints, cost)
         if self.fidelity is not None:
             self.goal = replace(self.goal, cost_metric=self.fidelity.metric)
@@ -151,7 +152,6 @@ class Study:
         if self.conservative is not None:
             self._refuse_with_conservative()
             self.conservative = self.conservative.check(space)
-        self.early_stopping = EarlyStopping.of(early_stopping)
         if self._steps is not None:
             self._refuse_with_steps()
             stepped(space, self._steps)
