@@ -143,6 +143,7 @@ def test_what_learning_from_reports_cannot_be_combined_with() -> None:
         {"context": ["x"]},
         {"fidelity": {"target": {"x": 1.0}, "cost": "1"}},
         {"environment": {"x": "uniform"}},
+        {"earlier": ["last year"]},
     ]
     space = Space(x=Float(0, 1), y=Float(0, 1))
     for setting in settings:
