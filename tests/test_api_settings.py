@@ -1,5 +1,8 @@
 """Every setting of a study over HTTP: it is defined, asked, told, and recommends."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -75,6 +78,31 @@ def test_the_interface_has_every_setting_of_the_core():
 )
 def test_shapes_mirror_the_settings_of_the_core(shape: type[wire.Wire], setting: Any):
     assert list(shape.model_fields) == [field.name for field in fields(setting)]
+
+
+LIGHT = """
+import json, sys
+import suffice.api.app
+from suffice.api.definitions import check_study
+from suffice.api.wire import StudyCreate
+for definition in json.load(sys.stdin):
+    check_study(StudyCreate(name="s", **definition))
+print(sorted({"ax", "torch", "botorch", "gpytorch", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_definitions_are_checked_without_what_computes():
+    definitions = [
+        with_also(engine="ax", global_stopping={"min_trials": 5}),
+        with_also(EPOCHS, fidelity={"target": {"epochs": 9}, "cost": "epochs"}, budget={"cost": 5}),
+        with_also(WIND, environment={"wind": "uniform"}, risk={"cvar": 0.9}),
+        with_also(SITE, context=["site"], model={"prior": "sparse"}),
+        with_also(early_stopping={"policy": "gain", "steps": 9}),
+        with_also(conservative={"baseline": {"x": 0.5}, "margin": 0.1}),
+    ]
+    command = [sys.executable, "-c", LIGHT]
+    done = subprocess.run(command, input=json.dumps(definitions), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

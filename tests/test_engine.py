@@ -202,6 +202,33 @@ def test_what_goes_wrong_in_a_job_is_its_answer(tmp_path: Path):
     assert answer(worker, {"kind": "guess", "study": bench.id})["error"]["type"] == "InvalidInput"
 
 
+def test_analyses_want_results_and_are_kept_with_the_study(tmp_path: Path):
+    bench = Bench(tmp_path)
+    refused = answer(Worker(bench.store), {"kind": "analyses", "study": bench.id})
+    assert refused["error"]["type"] == "NotFound"
+    assert bench.store.analyses(bench.id) is None
+    for version in (1, 2):
+        bench.store.save_analyses(bench.id, [{"name": f"card {version}"}], version)
+    kept = bench.store.analyses(bench.id)
+    assert kept is not None
+    assert (kept.data_version, kept.cards) == (2, [{"name": "card 2"}])
+
+
+def test_several_who_want_analyses_share_them_and_a_worker_of_their_own(odd: Odd):
+    """The engine's own worker is busy for as long as it likes, and whoever does not wait stops nothing."""
+    study = odd.service.study("analysed")
+    url = f"{study}/analyses?max_wait_s="
+    (trial,) = odd.service.ask(study)
+    odd.do("wait")
+    odd.service.tell(study, trial, 1.0)
+    odd.hold()
+    assert "being computed" in odd.service.call("GET", f"{url}0.01", status=503)["detail"]
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: odd.service.call("GET", f"{url}{PATIENCE}", status=404), range(3)))
+    assert all("fewer than three" in problem["detail"] for problem in answers)
+    odd.release()
+
+
 def test_the_recommendation_is_kept_with_the_study(tmp_path: Path):
     bench = Bench(tmp_path)
     bench.store.add(bench.id, [TrialAdd(parameters={"x": float(i)}, measurements=[measured(i)]) for i in range(3)])
