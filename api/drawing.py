@@ -50,6 +50,10 @@ class DrawFailed(Exception):
     """A draw that failed for no fault of the request; another one may work."""
 
 
+class OutOfTime(DrawFailed):
+    """The deadline passed before any answer came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How far drawing may go; ``window`` None: as it pays."""
@@ -72,7 +76,6 @@ class Drawn:
     completed: int = 0
     aborted: int = 0
     failed: int = 0
-    seconds_out: list[float] = field(default_factory=list[float])  # of the aborted draws
     unused: list[Answer] = field(default_factory=list[Answer])  # arrived, but behind the decision
     error: Exception | None = None  # the last failure, where failures ended it
 
@@ -100,22 +103,25 @@ class Drawing:
         self._failures = 0
         self._spent = 0
         self._times: list[float] = []
+        self._finish: str | None = None
+        self.busy_seconds = 0.0  # spent deciding
         self.result: Drawn = Drawn([], Enough(EnoughReason.BUDGET, "nothing was drawn"))
 
     async def run(self) -> Drawn:
-        """Draw until it is enough. Raises Refused, or the last DrawFailed where there is no answer at all."""
+        """Draw until it is enough. Raises Refused or a DrawFailed where there is no answer at all."""
         try:
             await self._run()
         finally:
             await self._cancel()
-        if not self.result.counted and self.result.error is not None:
-            raise self.result.error
+        if not self.result.counted and not self.result.unused:
+            raise self.result.error or OutOfTime("no answer came before the deadline")
         return self.result
 
     async def _run(self) -> None:
         step = self.sampling.ask()
         while True:
             if isinstance(step, Enough):
+                self.result.error = None
                 return self._stop(step)
             if self._failures >= MOST_FAILURES:
                 return self._give_up(EnoughReason.BUDGET, "the upstreams failed; decided on what had come")
@@ -130,6 +136,16 @@ class Drawing:
             for one in sorted(done, key=lambda future: self._out[future][0]):
                 self._arrive(one)
             step = self._settle(step)
+
+    def finish(self, message: str) -> None:
+        """Stop at the next answer that is counted."""
+        self._finish = message
+
+    def go_on_with(self, sampling: Sampling) -> None:
+        """Decide by another sampling, which is told what was counted so far, without scores."""
+        for i, one in enumerate(self.result.counted):
+            sampling.tell(one.answer, None, one.tokens, number=i)
+        self.sampling = sampling
 
     # --- issuing ---
 
@@ -202,8 +218,13 @@ class Drawing:
             self._next += 1
             if drawn is None:
                 continue
+            began = self._clock()
             self._count(drawn)
             step = self.sampling.ask()
+            self.busy_seconds += self._clock() - began
+            if self._finish is not None:
+                n = len(self.result.counted)
+                return Enough(EnoughReason.RULE, self._finish, step.gain, step.cost, n, step.confidence)
             if isinstance(step, Enough) and not self._too_few(step):
                 return step
             if isinstance(step, Enough):
@@ -236,15 +257,13 @@ class Drawing:
         self.result.unused = [drawn for _, drawn in sorted(self._arrived.items()) if drawn is not None]
 
     async def _cancel(self) -> None:
-        now = self._clock()
         for one in self._out:
             one.cancel()
         if self._out:
             await asyncio.gather(*self._out, return_exceptions=True)
-        for one, (_, issued) in self._out.items():
+        for one in self._out:
             if one.cancelled() or one.exception() is not None:
                 self.result.aborted += 1
-                self.result.seconds_out.append(now - issued)
             else:
                 self.result.completed += 1
                 self.result.unused.append(one.result())

@@ -104,7 +104,7 @@ class Reward(Remote):
     aggregate: Literal["min", "prod", "mean", "last"] = "last"
     label: int = Field(default=-1, ge=-1)  # which of a classifier's outputs is the score; -1: the last
     step_separator: str | None = None  # put between the steps (paragraphs) of an answer, as the model was trained
-    template: str = "{prompt}\n{answer}"
+    template: str | None = None  # the text to score, with {prompt} and {answer}; None: the messages
     raw: bool = False
     timeout_s: FiniteFloat = Field(default=30.0, gt=0)
 

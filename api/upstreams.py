@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,8 +123,10 @@ class Upstreams:
             finally:
                 upstream.running -= 1
 
-    async def post(self, path: str, body: bytes, headers: Headers, model: str | None) -> Reply:
-        """A draw's answer, after as many tries as the limits allow.
+    async def post(
+        self, path: str, body: bytes, headers: Headers, model: str | None, on_sent: Callable[[], object]
+    ) -> Reply:
+        """A draw's answer, after as many tries as the limits allow; ``on_sent`` is called at each.
 
         Raises Refused for an answer that says the request is wrong, NoUpstream where nobody gave a good one.
         """
@@ -133,7 +135,7 @@ class Upstreams:
         while True:
             upstream = self.choose(model, tried)
             tried.append(upstream)
-            came = await self._try(upstream, path, body, headers)
+            came = await self._try(upstream, path, body, headers, on_sent)
             if isinstance(came, Reply) and came.status < 400:
                 return came
             if isinstance(came, Reply) and came.status not in PASSING:
@@ -145,9 +147,12 @@ class Upstreams:
                 await asyncio.sleep(self._pause(attempt, came))
             attempt += 1
 
-    async def _try(self, upstream: Upstream, path: str, body: bytes, headers: Headers) -> Reply | Unreachable:
+    async def _try(
+        self, upstream: Upstream, path: str, body: bytes, headers: Headers, on_sent: Callable[[], object]
+    ) -> Reply | Unreachable:
         async with self.permits:
             upstream.running += 1
+            on_sent()
             try:
                 return await upstream.server.post(path, body, headers)
             except Unreachable as error:

@@ -1,0 +1,546 @@
+"""The OptScale gateway: OpenAI's interface in front of inference servers, better answers for fewer tokens.
+
+`<model>` is passed through byte for byte. `<model>:optscale`, `<model>:<policy>` and the configured aliases get as many
+draws as pay, and the best answer of them. docs/gateway.md describes it; this is an ASGI application, which runs alone
+(`suffice gateway`) or within the service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from suffice.adapters.openai import OpenAIServer, Reply, TimedOut, Unreachable
+from suffice.adapters.verifiers import Conforms, Judge, LogProbability, Matches, Reward, Verifier, VerifierFailed
+from suffice.optimizer import InvalidInput, NotFound, SufficeError
+
+from . import chunks, decisions
+from .calibrations import Calibrations
+from .completions import CHAT, Asked, Completion, Outcome, Tools, read
+from .drawing import DrawFailed, OutOfTime, Refused
+from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, VerifierConfig, wishes_of
+from .gateway_config import Judge as JudgeConfig
+from .gateway_config import LogProbability as LogProbabilityConfig
+from .gateway_config import Pattern as PatternConfig
+from .gateway_config import Reward as RewardConfig
+from .gateway_metrics import CONTENT_TYPE, GatewayMetrics
+from .upstreams import NoUpstream, Upstreams
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+Header = tuple[str, str]
+
+COMPLETIONS = (CHAT, "/v1/completions")
+HOP = frozenset(
+    {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding"}
+    | {"upgrade", "host", "content-length", "expect"}
+)
+NOT_BACK = frozenset({*HOP, "date", "server"} - {"content-length"})
+PASSED = "pass-through"  # the policy of what has none
+RETRY_AFTER = "1"  # second
+DECISION_ID = "x-optscale-decision-id"
+log = logging.getLogger("suffice.gateway")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came in."""
+
+    method: str
+    path: str
+    target: str  # as on the wire, with the query
+    headers: Sequence[Header]
+    body: bytes
+    began: float
+
+
+class Failure(Exception):
+    """An answer in OpenAI's form of errors."""
+
+    def __init__(
+        self, status: int, message: str, kind: str = "api_error", param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
+        self.retry_after: str | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+class Gateway:
+    """The gateway as an ASGI application; ``running()`` keeps it alive where it has no lifespan of its own."""
+
+    def __init__(self, config: GatewayConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self.upstreams = Upstreams(config.upstreams, config.limits)
+        self.decisions = decisions.Decisions(config.limits.decisions)
+        self.calibrations = Calibrations(config.calibrations)
+        self.metrics = GatewayMetrics(self.upstreams)
+        self.active = 0
+        self._clock = clock
+        self._servers: list[OpenAIServer] = []
+        self._verifiers = {name: self._verifier(verifier) for name, verifier in config.verifiers.items()}
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Connections are open and health is watched inside."""
+        async with self.upstreams.running():
+            try:
+                yield
+            finally:
+                for server in self._servers:
+                    await server.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with self.running():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request: turned away, or answered until the client goes."""
+        path = scope["path"]
+        if path in ("/healthz", "/readyz", "/metrics"):
+            await self._probe(path, send)
+            return
+        if self.active >= self.config.limits.requests:
+            message = f"{self.active} requests are at work, the most that are taken at once"
+            await _fail(send, Failure(429, message, "rate_limit_error", code="too_many_requests"))
+            self.metrics.answered("none", 429, 0.0)
+            return
+        self.active += 1
+        try:
+            await self._until_gone(scope, receive, send)
+        finally:
+            self.active -= 1
+
+    async def _until_gone(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            request = await self._read(scope, receive)
+        except Failure as failure:
+            await _fail(send, failure)
+            return
+        if request is None:
+            return
+        work = asyncio.ensure_future(self._answer(request, send))
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                self.metrics.answered("none", 499, self._clock() - request.began)
+        finally:
+            for task in (work, gone):
+                if not task.done():
+                    task.cancel()
+            results = await asyncio.gather(work, gone, return_exceptions=True)
+        if isinstance(results[0], Exception):
+            raise results[0]
+
+    async def _read(self, scope: Scope, receive: Receive) -> Request | None:
+        """The whole request; None where the client left before its end. Raises Failure for too large a one."""
+        began = self._clock()
+        most = self.config.limits.body_mb * 2**20
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            came = await receive()
+            if came["type"] == "http.disconnect":
+                return None
+            parts.append(came.get("body", b""))
+            size += len(parts[-1])
+            if size > most:
+                message = f"the body is larger than {self.config.limits.body_mb:g} MB"
+                raise Failure(413, message, "invalid_request_error")
+            if not came.get("more_body"):
+                break
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = [(name, value) for name, value in headers if name not in HOP]
+        target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
+        if query := scope.get("query_string"):
+            target = f"{target}?{query.decode('latin-1')}"
+        return Request(scope["method"], scope["path"], target, headers, b"".join(parts), began)
+
+    # --- which request is answered how ---
+
+    async def _answer(self, request: Request, send: Send) -> None:
+        try:
+            if request.path in COMPLETIONS and request.method == "POST":
+                await self._completion(request, send)
+            elif request.path.startswith("/optscale/v1/"):
+                await self._own(request, send)
+            elif request.path.startswith("/v1/models") and request.method == "GET":
+                await self._models(request, send)
+            elif request.path.startswith("/v1/"):
+                await self._pass(request, send, None)
+            else:
+                raise Failure(404, f"there is nothing at {request.path}", "invalid_request_error")
+        except Failure as failure:
+            await _fail(send, failure)
+        except InvalidInput as error:
+            first = error.problems[0]
+            await _fail(send, Failure(400, str(error), "invalid_request_error", first.field, "invalid_value"))
+        except NotFound as error:
+            await _fail(send, Failure(404, str(error), "invalid_request_error", code="not_found"))
+        except SufficeError as error:
+            await _fail(send, Failure(409, str(error), "invalid_request_error"))
+
+    async def _completion(self, request: Request, send: Send) -> None:
+        try:
+            body = json.loads(request.body)
+        except (ValueError, RecursionError):  # the upstream says what is wrong with it
+            await self._pass(request, send, None)
+            return
+        asked = read(self.config, request.path, request.headers, body) if isinstance(body, dict) else None
+        if asked is None:
+            model = body.get("model") if isinstance(body, dict) else None
+            await self._pass(request, send, model if isinstance(model, str) else None)
+        elif asked.stream and asked.single:
+            await self._stream_one(request, asked, send)
+        else:
+            await self._decide(request, asked, send)
+
+    # --- passed through ---
+
+    async def _pass(self, request: Request, send: Send, model: str | None) -> None:
+        """The upstream's answer, byte for byte."""
+        await self._forward(request, send, model, request.body, PASSED, [])
+
+    async def _stream_one(self, request: Request, asked: Asked, send: Send) -> None:
+        """One draw is wanted: its tokens are passed on as they come."""
+        more: dict[str, Any] = {"stream": True}
+        if asked.include_usage:
+            more["stream_options"] = {"include_usage": True}
+        if asked.seed is not None:
+            more["seed"] = asked.seed
+        async with self.upstreams.permits:
+            await self._forward(
+                request, send, asked.model, asked.raw(**more), asked.policy, [("x-optscale-samples", "1")]
+            )
+
+    async def _forward(
+        self, request: Request, send: Send, model: str | None, body: bytes, policy: str, extra: Sequence[Header]
+    ) -> None:
+        started = False
+        added = self._clock() - request.began
+        try:
+            async with self.upstreams.open(request.method, request.target, body, request.headers, model) as stream:
+                headers = [(n, v) for n, v in stream.headers if n.lower().decode("latin-1") not in NOT_BACK]
+                timing = ("server-timing", f"gateway;dur={1e3 * added:.3f}")
+                headers += [(n.encode(), v.encode()) for n, v in (timing, *extra)]
+                await send({"type": "http.response.start", "status": stream.status, "headers": headers})
+                started = True
+                async for piece in stream.pieces():
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+                self.metrics.answered(policy, stream.status, self._clock() - request.began, added)
+        except Unreachable as error:
+            self.metrics.answered(policy, 502, self._clock() - request.began)
+            if started:  # whoever reads sees it break off, as it did
+                log.warning("an upstream broke off: %s", error)
+                raise
+            raise _unreachable(error) from None
+
+    async def _models(self, request: Request, send: Send) -> None:
+        """The upstreams' models, and beside each what the policies make of it."""
+        entries = self.upstreams.models()
+        if not entries:
+            await self._pass(request, send, None)
+            return
+        every = dict(entries)
+        for name, entry in entries.items():
+            every[f"{name}:{SUFFIX}"] = {**entry, "id": f"{name}:{SUFFIX}", "parent": name}
+        for name, alias in self.config.aliases.items():
+            if alias.model in entries:
+                every[name] = {**entries[alias.model], "id": name, "parent": alias.model}
+        if request.path.rstrip("/") == "/v1/models":
+            await _json(send, 200, {"object": "list", "data": list(every.values())})
+            return
+        name = request.path.removeprefix("/v1/models/")
+        if name not in every:
+            await self._pass(request, send, None)
+            return
+        await _json(send, 200, every[name])
+
+    # --- decided ---
+
+    async def _decide(self, request: Request, asked: Asked, send: Send) -> None:
+        calibration = self._calibration(asked)
+        tools = Tools(
+            self.config,
+            self.upstreams,
+            self._verifiers.get(asked.wishes.verifier or ""),
+            calibration,
+            calibration is None or not self.calibrations.drifted(calibration.name),
+            self._clock,
+        )
+        completion = Completion(asked, tools)
+        work = asyncio.ensure_future(self._run(completion))
+        try:
+            if asked.stream:
+                await self._stream(request, completion, work, send)
+                return
+            outcome = await work
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+        self._finish(request, asked, outcome)
+        await _json(send, 200, outcome.body | {"optscale": self._shown(asked, outcome)}, self._headers(outcome))
+
+    async def _run(self, completion: Completion) -> Outcome:
+        """The outcome. Raises Failure, in the upstream's words where it has said something."""
+        try:
+            return await completion.run()
+        except (Refused, NoUpstream) as error:
+            raise _repeated(error.reply, str(error)) from None
+        except OutOfTime as error:
+            raise Failure(504, str(error), "timeout_error", code="deadline_exceeded") from None
+        except DrawFailed as error:
+            raise Failure(502, str(error), "upstream_error", code="bad_upstream_answer") from None
+        except VerifierFailed as error:
+            raise Failure(502, f"the verifier failed: {error}", "verifier_error", code="verifier_failed") from None
+
+    async def _stream(
+        self, request: Request, completion: Completion, work: asyncio.Future[Outcome], send: Send
+    ) -> None:
+        """The chosen answer as chunks; comments until it is known. What fails at once fails with its status."""
+        wait = self.config.limits.keepalive_s
+        started = False
+        asked, result = completion.asked, completion.drawing.result
+        while not work.done():
+            await asyncio.wait((work,), timeout=wait)
+            if not started and (not work.done() or work.exception() is None):
+                await _start_stream(
+                    send, self._headers(work.result()) if work.done() else [(DECISION_ID, completion.id)]
+                )
+                started = True
+            if not work.done():
+                n, most = len(result.counted), asked.wishes.max_samples
+                piece = chunks.comment(f"{n} answers of at most {most}")
+                if asked.wishes.progress:
+                    piece += chunks.event({"counted": n, "issued": result.issued, "max_samples": most}, "optscale")
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        try:
+            outcome = work.result()
+        except Failure as failure:
+            if not started:
+                raise
+            await send({"type": "http.response.body", "body": chunks.event(failure.body) + chunks.DONE})
+            return
+        self._finish(request, asked, outcome)
+        written = chunks.stream(outcome.body, self._shown(asked, outcome), include_usage=asked.include_usage)
+        for piece in written:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _calibration(self, asked: Asked) -> Any:
+        name = asked.wishes.calibration
+        if name is None:
+            return None
+        if name not in self.calibrations:
+            raise InvalidInput("optscale.calibration", "the name of a calibration", name)
+        return self.calibrations.get(name)
+
+    def _finish(self, request: Request, asked: Asked, outcome: Outcome) -> None:
+        """Remember and count what was decided."""
+        self.decisions.keep(outcome.record)
+        self.metrics.decided(outcome, asked.policy)
+        added = outcome.record["latency_ms"]["gateway"] / 1e3
+        self.metrics.answered(asked.policy, 200, self._clock() - request.began, added)
+        if asked.wishes.calibration is not None and not outcome.record["degraded"]:
+            good = outcome.drawn.counted
+            self.calibrations.watch(asked.wishes.calibration, [one.answer for one in good], [one.score for one in good])
+
+    def _shown(self, asked: Asked, outcome: Outcome) -> dict[str, Any]:
+        """The record as the client gets it."""
+        if asked.wishes.returns == "trace":
+            return outcome.record
+        return {name: value for name, value in outcome.record.items() if name != "trace"}
+
+    def _headers(self, outcome: Outcome) -> list[Header]:
+        record = outcome.record
+        latency = record["latency_ms"]
+        return [
+            (DECISION_ID, record["decision_id"]),
+            ("x-optscale-samples", str(record["samples"]["counted"])),
+            ("x-optscale-stop-reason", record["stop_reason"]),
+            ("x-optscale-overhead-ms", f"{latency['gateway']:.3f}"),
+            ("server-timing", f"gateway;dur={latency['gateway']:.3f}, total;dur={latency['total']:.3f}"),
+        ]
+
+    # --- the gateway's own interface ---
+
+    async def _own(self, request: Request, send: Send) -> None:
+        parts = request.path.removeprefix("/optscale/v1/").split("/")
+        match request.method, parts:
+            case "GET", ["decisions", decision_id]:
+                await _json(send, 200, self.decisions.get(decision_id))
+            case "POST", ["replay"]:
+                await _json(send, 200, await self._replay(_object(request)))
+            case "GET", ["calibrations"]:
+                await _json(send, 200, {"calibrations": self.calibrations.facts()})
+            case "GET", ["calibrations", name]:
+                await _json(send, 200, self.calibrations.get(name).to_json())
+            case "PUT", ["calibrations", name]:
+                made = await asyncio.to_thread(self.calibrations.put, name, _object(request))
+                facts = next(one for one in self.calibrations.facts() if one["name"] == made.name)
+                await _json(send, 200, facts)
+            case "DELETE", ["calibrations", name]:
+                self.calibrations.delete(name)
+                await _json(send, 200, {"deleted": name})
+            case _:
+                raise Failure(404, f"there is no {request.method} {request.path}", "invalid_request_error")
+
+    async def _replay(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Recorded decisions, or a labelled pool, under other rules."""
+        unknown = set(document) - {"decisions", "pool", "rules", "max_samples", "orders"}
+        if unknown or ("decisions" in document) == ("pool" in document):
+            raise InvalidInput("replay", "decisions or pool; rules, max_samples, orders", sorted(document))
+        rules = document.get("rules") or [{}]
+        if not isinstance(rules, list):
+            raise InvalidInput("rules", "a list of objects as in optscale", rules)
+        wished = [wishes_of(rule).over(self.config.policies[SUFFIX]).over(DEFAULTS) for rule in rules]
+        if "pool" in document:
+            most, orders = document.get("max_samples", 16), document.get("orders", 20)
+            rows = await asyncio.to_thread(decisions.replay_pool, document["pool"], wished, most, orders)
+            return {"results": rows}
+        records = [self.decisions.get(str(one)) for one in document["decisions"]]
+        return {"results": [[decisions.decide_again(record, one) for record in records] for one in wished]}
+
+    async def _probe(self, path: str, send: Send) -> None:
+        if path == "/metrics":
+            await _plain(send, 200, self.metrics.text(self.active), CONTENT_TYPE)
+            return
+        well = sum(upstream.well for upstream in self.upstreams.all)
+        ready = path == "/healthz" or well > 0
+        facts = {"status": "ok" if ready else "no upstream", "upstreams": len(self.upstreams.all), "well": well}
+        await _json(send, 200 if ready else 503, facts)
+
+    # --- verifiers ---
+
+    def _verifier(self, config: VerifierConfig) -> Verifier:
+        match config:
+            case LogProbabilityConfig():
+                return LogProbability()
+            case PatternConfig():
+                return Matches(re.compile(config.pattern, re.DOTALL))
+            case RewardConfig():
+                post = self._poster(config.url, config.api_key, config.timeout_s)
+                return Reward(
+                    post,
+                    path=config.path,
+                    model=config.model,
+                    aggregate=config.aggregate,
+                    label=config.label,
+                    template=config.template,
+                    step_separator=config.step_separator,
+                    raw=config.raw,
+                )
+            case JudgeConfig():
+                post = self._poster(config.url, config.api_key, config.timeout_s)
+                return Judge(post, config.model, config.question, config.critiques)
+            case _:
+                return Conforms(config.json_schema)
+
+    def _poster(self, url: str, key: str | None, seconds: float) -> Callable[[str, Mapping[str, Any]], Awaitable[Any]]:
+        server = OpenAIServer(url, key, connect_seconds=self.config.limits.connect_s, read_seconds=seconds)
+        self._servers.append(server)
+        return partial(_ask_verifier, server, seconds)
+
+
+async def _ask_verifier(server: OpenAIServer, seconds: float, path: str, body: Mapping[str, Any]) -> Any:
+    """JSON from a verifier's server; tried twice. Raises VerifierFailed."""
+    error = "no answer"
+    for _ in range(2):
+        try:
+            async with asyncio.timeout(seconds):
+                reply = await server.post(path, body)
+            if reply.status == 200:
+                return reply.json()
+            error = f"status {reply.status}"
+            if reply.status < 500 and reply.status != 429:
+                break
+        except (Unreachable, TimeoutError, ValueError) as wrong:
+            error = str(wrong) or "no answer in time"
+    raise VerifierFailed(f"{path}: {error}")
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+async def _gone(receive: Receive) -> None:
+    """Until the client is."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _object(request: Request) -> dict[str, Any]:
+    try:
+        document = json.loads(request.body)
+    except (ValueError, RecursionError):
+        raise Failure(400, "the body is no JSON", "invalid_request_error") from None
+    if not isinstance(document, dict):
+        raise Failure(400, "the body is no JSON object", "invalid_request_error")
+    return document
+
+
+def _unreachable(error: Unreachable) -> Failure:
+    if isinstance(error, TimedOut):
+        return Failure(504, f"the upstream did not answer in time: {error}", "timeout_error", code="upstream_timeout")
+    return Failure(502, f"the upstream cannot be reached: {error}", "upstream_error", code="upstream_unreachable")
+
+
+def _repeated(reply: Any, message: str) -> Failure:
+    """The upstream's error with its status, in OpenAI's form if it had another."""
+    if not isinstance(reply, Reply):
+        return Failure(502, f"the upstream cannot be reached: {message}", "upstream_error", code="upstream_unreachable")
+    try:
+        error = reply.json()["error"]
+        failure = Failure(reply.status, str(error["message"]), error.get("type"), error.get("param"), error.get("code"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        failure = Failure(reply.status, f"the upstream answered {reply.status}", "upstream_error")
+    if (after := reply.headers.get("Retry-After")) is not None:
+        failure.retry_after = after
+    return failure
+
+
+async def _fail(send: Send, failure: Failure) -> None:
+    after = failure.retry_after or (RETRY_AFTER if failure.status in (429, 503) else None)
+    await _json(send, failure.status, failure.body, [] if after is None else [("retry-after", after)])
+
+
+async def _json(send: Send, status: int, document: Any, headers: Sequence[Header] = ()) -> None:
+    await _plain(send, status, json.dumps(document).encode(), headers=headers)
+
+
+async def _plain(
+    send: Send, status: int, body: bytes, kind: str = "application/json", headers: Sequence[Header] = ()
+) -> None:
+    written = [("content-type", kind), ("content-length", str(len(body))), *headers]
+    pairs = [(name.encode(), value.encode("latin-1", "replace")) for name, value in written]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _start_stream(send: Send, headers: Sequence[Header]) -> None:
+    written = [("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache"), *headers]
+    pairs = [(name.encode(), value.encode()) for name, value in written]
+    await send({"type": "http.response.start", "status": 200, "headers": pairs})
