@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+POOLS ?= benchmarks/pools
 # setuptools warns about editable installs of folders whose names are common; here they are installed under `suffice`.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types format bench bench-env docs notebooks format clean
+.PHONY: help demo serve test lint types format bench bench-sampling bench-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -36,6 +37,9 @@ format: $(VENV)/.dev        ## let ruff fix and format what it can
 
 bench: $(BENCH)/.peers      ## compare the core with its peers (ARGS="--set full", "latency", "report"; docs/benchmarks.md)
 	$(BENCH)/bin/python -m benchmarks $(ARGS)
+
+bench-sampling: $(VENV)/.demo  ## how many answers are enough, on pools (POOLS=folder; docs/sampling_benchmarks.md)
+	$(BIN)/python -m benchmarks.sampling --pools $(POOLS) $(ARGS)
 
 bench-env: $(BENCH)/.peers $(BENCH)-hebo/.peers  ## the peers' environments; HEBO has one of its own
 

@@ -34,9 +34,12 @@ from suffice.optimizer.pool import Pool, shuffled, traces
 from suffice.optimizer.replay import replay, run, weights
 from suffice.optimizer.stopping import Rule, Suffice, rule
 
+from . import prompt_features
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks" / "sampling.json"
 OURS = "suffice"
+PROMPT_FEATURES = "prompt features"
 DRAWS = 200
 CELL_PRICES = np.geomspace(0.3, 1e-6, 40)
 
@@ -56,22 +59,24 @@ class Task:
     def load(self, folder: Path) -> Pool:
         with gzip.open(folder / f"{self.pool}.json.gz", "rt") as file:
             pool = Pool.of(json.load(file), self.score or "no score")
-        pool = pool if self.kept is None else pool.only(self.kept(pool))
+        if self.kept is not None:
+            pool = pool.only(self.kept(pool))
         return shuffled(pool, 11) if self.dealt else pool
 
 
 def cap_of(n: int, weak: bool = False) -> Callable[[Pool], np.ndarray]:
     """Prompts with n answers (or a few fewer); ``weak``: of runs that are right less than 55 % of the time."""
 
-    def kept(pool: Pool) -> np.ndarray:
+    def marked(pool: Pool) -> np.ndarray:
         groups: dict[str, list[float]] = {}
         for p in pool.prompts:
             groups.setdefault(p.group, []).append(float(p.truth.mean()))
         low = {g for g, values in groups.items() if np.mean(values) < 0.55}
         size = np.array([8 if p.n <= 8 else 16 for p in pool.prompts])
-        return (size == n) & np.array([not weak or p.group in low for p in pool.prompts])
+        kept: np.ndarray = (size == n) & np.array([not weak or p.group in low for p in pool.prompts])
+        return kept
 
-    return kept
+    return marked
 
 
 TASKS = {
@@ -79,8 +84,8 @@ TASKS = {
     "gpqa_8_weak": Task("gpqa_diamond_dev", 8, 30, kept=cap_of(8, weak=True)),
     "gpqa_16_weak": Task("gpqa_diamond_dev", 16, 50, kept=cap_of(16)),
     "tiny_votes": Task("tiny_addition_vllm", 32, 8),
-    "humaneval": Task("humaneval_codegen16b_dev", 64, 6, "score"),
-    "tiny_lp": Task("tiny_addition_vllm", 32, 5, "score"),
+    "humaneval": Task("humaneval_codegen16b_dev", 64, 5, "score"),
+    "tiny_lp": Task("tiny_addition_vllm", 32, 4, "score", splits=2),
     "tiny_bad": Task("tiny_addition_vllm", 32, 5, "bad_score"),
     "game24": Task("game24_gpt4_cot", 64, 4, "score"),
     "writing": Task("creative_writing_gpt4_cot", 8, 40, "score", splits=2),
@@ -134,9 +139,9 @@ def families(cap: int, scored: bool) -> dict[str, tuple[bool, list[Rule]]]:
         r for s in (0.5, 1.0, 2.0, 4.0) for r in rule("adaptive_consistency", form="weighted", strength=s).sweep(cap)
     ]
     budgets = [b for b in (8, 16, 32, 64) if b <= cap]
-    peeking = [Capped(r, b) for b in budgets for r in rule("optscale0", peek=min(peek_for(b), b)).sweep(b)]
+    peeking: list[Rule] = [Capped(r, b) for b in budgets for r in rule("optscale0", peek=min(peek_for(b), b)).sweep(b)]
     del found["adaptive consistency, Dirichlet"]
-    return found | {
+    scored_rules: dict[str, tuple[bool, list[Rule]]] = {
         "best-of-N": (False, list(rule("fixed", picked="best").sweep(cap))),
         "weighted vote": (False, list(rule("fixed", picked="weighted").sweep(cap))),
         "adaptive consistency, weighted": (True, soft),
@@ -152,6 +157,7 @@ def families(cap: int, scored: bool) -> dict[str, tuple[bool, list[Rule]]]:
         "Pandora": (False, list(rule("pandora").sweep(cap))),
         "votes only": (False, list(rule("suffice").sweep(cap))),
     }
+    return found | scored_rules
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -411,6 +417,11 @@ def timings() -> dict[str, float]:
     return {"table": table, "decision": decision, "stateless": (time.process_time() - started) / 200}
 
 
+def save(results: dict[str, Any], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.sampling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -426,16 +437,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.pools is None:
             parser.error("--pools: expected the folder with the pools")
         results["timings"] = timings()
-        for name in args.only.split(",") if args.only else TASKS:
+        for name in args.only.split(",") if args.only else (*TASKS, PROMPT_FEATURES):
+            if name == PROMPT_FEATURES:
+                results[name] = prompt_features.measure(TASKS["gpqa_8"].load(args.pools), 8, args.orders or 20)
+                continue
             task = TASKS[name] if args.orders is None else replace(TASKS[name], orders=args.orders)
             started = time.monotonic()
             results[name] = measure(task, args.pools)
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
-    from .sampling_report import write
+            save(results, args.out)
+        save(results, args.out)
+    if args.out == RESULTS:
+        from .sampling_report import write
 
-    write(results, ROOT / "docs")
+        write(results, ROOT / "docs")
     return 0
 
 

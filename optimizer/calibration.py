@@ -35,7 +35,7 @@ POSTERIOR = "posterior"
 VOTES = "votes"  # by votes alone: the lookahead of lookahead.py and the majority
 WAYS = (POSTERIOR, "best", "weighted", "majority", VOTES)
 FOLDS = 4
-MARGIN = 0.25  # standard errors by which a way has to be better than the posterior
+MARGIN = 1.0  # standard errors by which a way has to be better than the posterior
 SMOOTH = 1.0  # natural log of the prices over which the value of a way is averaged to choose it
 SURE = np.array([0.0, 1.0, 0.0, 0.0])  # of the confidence: P(right) as the model states it
 

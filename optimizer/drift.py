@@ -26,12 +26,12 @@ from .logit import fit as logistic
 from .pool import Traces
 from .scores import ScoreCurve
 
-LIMIT = 8.0
+LIMIT = 12.0
 LONGEST = 16  # draws of a prompt that are looked at
 FROM = (2, 3, 5, 9)  # the first number of answers of each range with weights of its own
 FEATURES = 7
 RIDGE = 1e-3
-LARGEST = 6.0  # of one prompt's evidence, either way: no single prompt raises the alarm
+LARGEST = 5.0  # of one prompt's evidence, either way: no single prompt raises the alarm
 
 
 @dataclass(frozen=True, eq=False)
