@@ -10,6 +10,7 @@ vLLM and others learn that the generation is not wanted any more.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -125,7 +126,7 @@ class OpenAIServer:
             response = await self._pool().request(
                 method,
                 URL(self.url + path, encoded=True),
-                data=body,
+                data=io.BytesIO(body) if body and len(body) > PIECE else body,  # large ones are written in pieces
                 headers=sent,
                 allow_redirects=False,
                 skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),

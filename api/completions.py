@@ -79,7 +79,10 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
     if n > (wishes.max_samples or 1):
         wishes = wishes.model_copy(update={"max_samples": n})
     wishes = wishes.model_copy(update={"min_samples": max(wishes.min_samples or 1, n)})
-    config.check(wishes)
+    try:
+        config.check(wishes)
+    except InvalidInput as error:
+        raise error.under("optscale") from None
     note = None
     if wishes.dry_run:
         wishes, note = wishes.model_copy(update={"max_samples": n}), "dry run: one draw per choice"

@@ -26,7 +26,7 @@ from . import chunks, decisions
 from .calibrations import Calibrations
 from .completions import CHAT, Asked, Completion, Outcome, Tools, read
 from .drawing import DrawFailed, OutOfTime, Refused
-from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, VerifierConfig, wishes_of
+from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, VerifierConfig, sampling_of, wishes_of
 from .gateway_config import Judge as JudgeConfig
 from .gateway_config import LogProbability as LogProbabilityConfig
 from .gateway_config import Pattern as PatternConfig
@@ -46,6 +46,7 @@ HOP = frozenset(
 )
 NOT_BACK = frozenset({*HOP, "date", "server"} - {"content-length"})
 PASSED = "pass-through"  # the policy of what has none
+WARM = 12  # answers that rules are tried on before requests come
 RETRY_AFTER = "1"  # second
 DECISION_ID = "x-optscale-decision-id"
 log = logging.getLogger("suffice.gateway")
@@ -95,12 +96,22 @@ class Gateway:
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Connections are open and health is watched inside."""
+        await asyncio.to_thread(self._warm)
         async with self.upstreams.running():
             try:
                 yield
             finally:
                 for server in self._servers:
                     await server.close()
+
+    def _warm(self) -> None:
+        """Compute the tables of all policies' rules before the first request would wait for them."""
+        for policy in self.config.policies.values():
+            for answers in ((0,) * WARM, tuple(range(WARM)), (0, 1) * (WARM // 2)):
+                sampling = sampling_of(policy.over(DEFAULTS))
+                for number, answer in enumerate(answers[: sampling.max_samples]):
+                    sampling.tell(answer, 0.5, number=number)
+                    sampling.ask()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -183,7 +183,7 @@ class Upstreams:
 
     async def _visit(self, upstream: Upstream) -> None:
         try:
-            async with asyncio.timeout(min(self.limits.health_s, self.limits.connect_s)):
+            async with asyncio.timeout(self.limits.connect_s):
                 entries = await upstream.server.models()
                 upstream.waiting = await self._queued(upstream)
         except (Unreachable, TimeoutError) as error:
