@@ -30,7 +30,8 @@ from .scores import ScoreModel
 from .stopping import Enough, Evidence, Rule, Suffice, positive, whole
 
 SCHEMA = 1  # of the JSON form
-PRICES = tuple(float(p) for p in np.geomspace(0.3, 1e-6, 40))
+PRICES = tuple(float(p) for p in np.geomspace(0.3, 1e-7, 44))
+LEAST = 2e-7  # what an answer is worth at least: with next to no price only the budget stops
 POSTERIOR = "posterior"
 VOTES = "votes"  # by votes alone: the lookahead of lookahead.py and the majority
 WAYS = (POSTERIOR, "best", "weighted", "majority", VOTES)
@@ -83,6 +84,8 @@ class Calibration:
         whole("max_samples", max_samples)
         if len({p.id for p in pool.prompts}) < FOLDS:
             raise InvalidInput("pool", f"at least {FOLDS} questions", len({p.id for p in pool.prompts}))
+        if pool.scored and any(np.isnan(p.scores[p.clusters >= 0]).any() for p in pool.prompts):
+            raise InvalidInput("pool", "a score for every answer that is no failure, or for none", "some have none")
         quality = not all(np.isin(p.truth, (0.0, 1.0)).all() for p in pool.prompts)
         parts = traces(pool, max_samples, orders, seed)
         scored = pool.scored
@@ -238,7 +241,8 @@ class Calibrated(Rule):
         assert c.model is not None
         p, none = c._stated(answers, self.way)
         x = features(answers, c.model, p, none, c.position(answers, self.way, p))
-        return np.column_stack(c.gains[self.way].per_answer(x, min(cap, c.max_samples) - answers.n))
+        index, most = c.gains[self.way].per_answer(x, min(cap, c.max_samples) - answers.n)
+        return np.column_stack([np.maximum(index, LEAST), most])
 
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence[:, 0] <= self.price

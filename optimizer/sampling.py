@@ -206,6 +206,8 @@ class Sampling:
         for field, value in (("score", score), ("tokens", tokens)):
             if value is not None and not _finite(value):
                 raise InvalidInput(field, "a finite number", value)
+        if score is None and answer is not None and self._needs_scores:
+            raise InvalidInput("score", "the verifier's score of the answer: the calibration uses it", None)
         place = self._gap() if number is None else number
         if isinstance(place, bool) or not isinstance(place, int) or place < 0:
             raise InvalidInput("number", "the number of a draw, from 0", number)
@@ -340,6 +342,10 @@ class Sampling:
         count = max(self._count(votes, n), self.batch)
         out = self._issued - n
         return Draw(max(min(count, self.max_samples - n) - out, 0), self._issued, n, confidence, gain, cost)
+
+    @property
+    def _needs_scores(self) -> bool:
+        return self.scores and self.calibration is not None and self.calibration.model is not None
 
     @property
     def _way(self) -> Calibrated | None:

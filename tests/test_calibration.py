@@ -150,6 +150,17 @@ def test_a_sampling_uses_the_calibration(calibration: Calibration):
         Sampling("fixed", calibration=calibration)
 
 
+def test_missing_scores_are_told(calibration: Calibration):
+    with pytest.raises(InvalidInput, match="score"):
+        Sampling(price=0.01, calibration=calibration).tell("x")
+    Sampling(price=0.01, calibration=calibration).tell(None)
+    Sampling(price=0.01, calibration=calibration, scores=False).tell("x")
+    some = document(8, 0)
+    del some["prompts"][0]["samples"][0]["score"]
+    with pytest.raises(InvalidInput, match="score"):
+        Calibration.fit(Pool.of(some), CAP)
+
+
 def test_too_few_questions_are_told():
     with pytest.raises(InvalidInput, match="questions"):
         Calibration.fit(Pool.of(document(3, 0)), CAP)
