@@ -96,6 +96,7 @@ def diagnostics(client: Client, args: Namespace) -> Answer:
     rows: list[tuple[object, ...]] = [("variance explained", found.r2)]
     rows += [(f"truth within {c.level:.0%} intervals", c.share) for c in found.coverage]
     rows += [(f"importance of {i.parameter}", i.total) for i in found.importance]
+    rows += [(f"explained by {name}", share) for name, share in found.earlier.items()]
     return found, lambda: _table(("of results", str(len(found.leave_one_out))), rows)
 
 

@@ -17,6 +17,7 @@ from .definitions import check_points, check_report, check_slopes, check_tell, s
 from .deps import Cursor, Limit, MaxWait, Name, Number, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .leases import Given, Short
+from .store import StudyFacts
 from .wire import (
     Ask,
     AskOut,
@@ -52,9 +53,7 @@ async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> A
     values of all of them, and usually computes a suggestion for them then. Nothing is handed out unless all of
     `count` can be (the budget and a finite space excepted): after `max_wait_s` the answer is 503.
     """
-    study, definition = await run_in_threadpool(parts.defined, name)
-    context = await run_in_threadpool(check_context, definition.space, definition.context, wanted.context)
-    wanted = wanted.model_copy(update={"context": context})
+    study, definition, wanted = await run_in_threadpool(_checked, parts, name, wanted)
     since = study.data_version if wanted.fresh else 0
     parts.engine.noted(study.id, wanted.count, fresh=wanted.fresh)
     try:
@@ -67,6 +66,12 @@ async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> A
         return AskOut(stop=StopOut(**given.to_json()))
     parts.engine.wake(study.id, refresh=given.refill)
     return AskOut(trials=given.trials)
+
+
+def _checked(parts: Parts, name: str, wanted: Ask) -> tuple[StudyFacts, Study, Ask]:
+    study, definition = parts.defined(name)
+    context = check_context(definition.space, definition.context, wanted.context)
+    return study, definition, wanted.model_copy(update={"context": context})
 
 
 async def _ask(parts: Parts, study_id: int, wanted: Ask, since: int, fidelity: Fidelity | None) -> Given | Stop:

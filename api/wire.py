@@ -420,6 +420,7 @@ class DiagnosticsOut(Wire):
     coverage: list[CoverageOut]
     importance: list[ImportanceOut]
     leave_one_out: list[PredictedOut]
+    earlier: dict[str, float] = {}  # by earlier study: the share of the results' variation that it explains
     data_version: int
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 from live import Bench, Service, measured, serving, token
 
 from suffice.api import wire
+from suffice.api.cli import main
+from suffice.api.client import Client
 from suffice.api.definitions import SERVICE, should_prune
 from suffice.api.wire import Report
-from suffice.optimizer import Float, Space, Study
+from suffice.optimizer import Float, Measurement, Source, Space, Study
 from suffice.optimizer import study as core
 from suffice.optimizer.conservative import Conservative
 from suffice.optimizer.fidelity import Fidelity
@@ -74,6 +77,7 @@ def test_the_interface_has_every_setting_of_the_core():
         (wire.ConservativeSpec, Conservative),
         (wire.EarlyStoppingSpec, EarlyStopping),
         (wire.PruneOut, Prune),
+        (wire.MeasurementSpec, Measurement),
     ],
 )
 def test_shapes_mirror_the_settings_of_the_core(shape: type[wire.Wire], setting: Any):
@@ -103,6 +107,10 @@ def test_definitions_are_checked_without_what_computes():
     command = [sys.executable, "-c", LIGHT]
     done = subprocess.run(command, input=json.dumps(definitions), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_trial_says_everything_about_its_source():
+    assert {*(field.name for field in fields(Source)), "data_version"} == set(wire.SourceOut.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -392,8 +400,9 @@ def test_earlier_studies_are_learned_from_also_what_they_learn_later(service: Se
     assert "'later'" in problem["detail"]
     added = [{"parameters": {"x": x}, "measurements": [{"metric": "loss", "value": bowl(x)}]} for x in (0.29, 0.31)]
     service.call("POST", f"{source}/trials", {"trials": added})
-    ran = run(service, study, 3, bowl)
-    assert min(bowl(**t["parameters"]) for t in ran) < 0.005  # without: the first trials are spread over the space
+    ran = run(service, study, 5, bowl)
+    assert min(bowl(**t["parameters"]) for t in ran[:3]) < 0.005  # without: the first trials are spread over the space
+    assert service.call("GET", f"{study}/diagnostics")["earlier"]["source"] > 0.5
     service.call("DELETE", study)
     service.call("DELETE", source)
 
@@ -408,10 +417,11 @@ def test_a_study_with_nothing_in_common_is_not_learned_from(service: Service):
 
 
 @pytest.mark.timeout(300)
-def test_ax_chooses_says_when_to_stop_and_analyses(service: Service):
+def test_ax_chooses_says_when_to_stop_and_analyses(service: Service, tmp_path: Path):
     stopping = {"min_trials": 6, "window": 2, "bar": 0.5}
     study = service.study("ax", **LINE, engine="ax", global_stopping=stopping)
     methods: list[str] = []
+    answer: dict[str, Any] = {}
     for _ in range(14):
         answer = service.call("POST", f"{study}/ask", {"fresh": True, "max_wait_s": 200}, timeout=200)
         if "stop" in answer:
@@ -428,6 +438,10 @@ def test_ax_chooses_says_when_to_stop_and_analyses(service: Service):
     assert {card["name"] for card in found["cards"]} >= {"CrossValidationPlot"}
     assert all(card["plotly"]["data"] for card in found["cards"])
     assert found["data_version"] == service.call("GET", study)["data_version"]
+    with Client(service.url) as client:
+        assert [card.name for card in client.study("ax").analyses().cards] == [card["name"] for card in found["cards"]]
+    assert main(["analyses", "ax", "--output", str(tmp_path / "cards.json"), "--url", service.url]) == 0
+    assert json.loads((tmp_path / "cards.json").read_text())["cards"] == found["cards"]
 
 
 def test_what_ax_cannot_express_is_said_to_who_asks(service: Service):
