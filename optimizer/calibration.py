@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -48,7 +48,7 @@ class Trust:
     weights: Float64[np.ndarray, " f"]
 
     @classmethod
-    def fit(cls, p: PerPrompt, n: PerPrompt, truth: PerPrompt) -> Self:
+    def fit(cls, p: PerPrompt, n: PerPrompt, truth: PerPrompt) -> Trust:
         x = _odds(p, n)
         share = np.column_stack([truth, 1.0 - truth])
         pair = Choices(np.stack([x, np.zeros_like(x)], axis=1), np.ones(share.shape, dtype=bool), share)
@@ -79,7 +79,7 @@ class Calibration:
     @classmethod
     def fit(
         cls, pool: Pool, max_samples: int, *, name: str = "", version: int = 1, orders: int = 8, seed: int = 0
-    ) -> Self:
+    ) -> Calibration:
         """From a labelled pool. Raises InvalidInput where there are fewer than FOLDS questions."""
         whole("max_samples", max_samples)
         if len({p.id for p in pool.prompts}) < FOLDS:
@@ -139,7 +139,7 @@ class Calibration:
 
     # --- cross-fitting ---
 
-    def _cross_fitted(self, pool: Pool, orders: int, seed: int) -> Self:
+    def _cross_fitted(self, pool: Pool, orders: int, seed: int) -> Calibration:
         """With the ways and the confidence that hold on prompts the models were not fitted to."""
         ways = (VOTES,) if self.model is None else WAYS
         value = np.zeros((len(ways), len(PRICES), len(pool.prompts)))
@@ -186,7 +186,7 @@ class Calibration:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any]) -> Calibration:
         """The calibration that ``to_json`` wrote. Raises InvalidInput for another schema."""
         if document.get("schema") != SCHEMA:
             raise InvalidInput("schema", f"a calibration of schema {SCHEMA}", document.get("schema"))

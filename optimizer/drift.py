@@ -14,7 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -46,7 +46,7 @@ class DriftModel:
     scale: Float64[np.ndarray, " s"]
 
     @classmethod
-    def fit(cls, parts: Sequence[Traces], curve: ScoreCurve, seed: int = 0) -> Self:
+    def fit(cls, parts: Sequence[Traces], curve: ScoreCurve, seed: int = 0) -> DriftModel:
         """From answers in random orders; no labels are looked at."""
         rng = np.random.default_rng(seed)
         dealt = [(part, _dealt(part.answers, rng)) for part in parts]
@@ -79,7 +79,7 @@ class DriftModel:
         return {"weights": self.weights.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any], curve: ScoreCurve) -> Self:
+    def from_json(cls, document: Mapping[str, Any], curve: ScoreCurve) -> DriftModel:
         return cls(curve, np.array(document["weights"]), np.array(document["scale"]))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -32,7 +32,7 @@ class GainTable:
     coefficients: Float64[np.ndarray, "s f"]
 
     @classmethod
-    def fit(cls, parts: Sequence[Traces], model: ScoreModel, choose: Choose) -> Self:
+    def fit(cls, parts: Sequence[Traces], model: ScoreModel, choose: Choose) -> GainTable:
         """For the pick that ``choose`` makes, from labelled answers in random orders."""
         seen = [_walk(part, model, choose) for part in parts]
         steps: list[int] = []
@@ -56,7 +56,7 @@ class GainTable:
         return {"steps": list(self.steps), "coefficients": self.coefficients.tolist()}
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any]) -> GainTable:
         return cls(tuple(document["steps"]), np.array(document["coefficients"]))
 
 

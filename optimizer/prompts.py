@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float64
@@ -39,6 +38,7 @@ FLAT_SHARES = (0.01, 0.03, 0.1, 0.3)  # of the flat prior in each prompt's: feat
 
 Rows = Float64[np.ndarray, "p d"]
 Values = Float64[np.ndarray, " p"]
+Columns = Float64[np.ndarray, " d"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class PromptModel:
 
     gp: GaussianProcess | None
     signal: float
-    low: Values
-    high: Values
+    low: Columns
+    high: Columns
     centre: float
     shape: Shape
 
     @classmethod
-    def fit(cls, X: Rows, right: Values, drawn: Values, seed: int = 0) -> Self:
+    def fit(cls, X: Rows, right: Values, drawn: Values, seed: int = 0) -> PromptModel:
         """From past prompts: features, and how many of the drawn answers were right (by labels, or by the final vote).
 
         Raises InvalidInput where shapes differ or counts make no sense.
@@ -149,7 +149,7 @@ def _log_likelihood(mean: Values, right: Values, drawn: Values, shape: Shape) ->
     return float(np.log((np.exp(hits + misses) * prior).sum(1)).sum())
 
 
-def _unit(X: Rows, low: Values, high: Values) -> Rows:
+def _unit(X: Rows, low: Columns, high: Columns) -> Rows:
     """Features from 0 to 1 over the prompts learned from; a little beyond for others."""
     return np.clip((X - low) / np.maximum(high - low, 1e-12), -0.2, 1.2)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -47,7 +47,7 @@ class ScoreCurve:
     quantile: Float64[np.ndarray, " l"]
 
     @classmethod
-    def fit(cls, scores: Float64[np.ndarray, " n"], truth: Float64[np.ndarray, " n"], floor: float) -> Self:
+    def fit(cls, scores: Float64[np.ndarray, " n"], truth: Float64[np.ndarray, " n"], floor: float) -> ScoreCurve:
         """Isotonic regression; values are kept ``floor`` away from 0 and 1."""
         knots, which = np.unique(scores, return_inverse=True)
         count = np.bincount(which).astype(float)
@@ -62,7 +62,7 @@ class ScoreCurve:
         return cls(knots[corner], value[corner], knots[thin], np.clip(ndtri(rank[thin]), -3.0, 3.0))
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any]) -> ScoreCurve:
         return cls(*(np.array(document[name]) for name in ("score", "value", "ranked", "quantile")))
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class ScoreModel:
     quality: bool
 
     @classmethod
-    def fit(cls, parts: Sequence[Traces], *, quality: bool) -> Self:
+    def fit(cls, parts: Sequence[Traces], *, quality: bool) -> ScoreModel:
         """From labelled answers in random orders."""
         scores = np.concatenate([p.answers.scores[~p.answers.failed] for p in parts])
         truth = np.concatenate([p.truth[~p.answers.failed] for p in parts])
@@ -127,7 +127,7 @@ class ScoreModel:
         }
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any]) -> ScoreModel:
         return cls(
             ScoreCurve.from_json(document["curve"]),
             tuple(np.array(w) for w in document["weights"]),
