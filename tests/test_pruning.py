@@ -279,18 +279,18 @@ def test_what_was_stopped_is_learned_from() -> None:
 
 
 def bumpy(params: dict[str, float], step: int) -> float:
-    """Four Styblinski-Tang functions of ten units, least at -1.5666, on top of a falling curve."""
+    """The Styblinski-Tang function of ten units, least at -0.7833, on top of a falling curve."""
     final = sum(z**4 - 16 * z * z + 5 * z for z in (10 * v - 5 for v in params.values())) / 200
     return final + 3 * math.exp(-step / (4 + 3 * params["a"]))
 
 
 def found_within(steps: int, policy: Any, seed: int) -> float:
-    study = Study(Space({name: Float(0, 1) for name in "abcd"}), early_stopping=policy, seed=seed)
+    study = Study(Space(a=Float(0, 1), b=Float(0, 1)), early_stopping=policy, seed=seed)
     while steps > 0:
         trial = study.ask()
         assert isinstance(trial, Trial)
         decision: Prune | None = None
-        for step in (1, 3, 9, 18):
+        for step in (3, 9):
             study.report(trial, bumpy(trial.params, step), step=step)
             if (decision := study.should_prune(trial)) is not None:
                 study.prune(trial, decision)
@@ -303,10 +303,10 @@ def found_within(steps: int, policy: Any, seed: int) -> float:
 
 
 def test_stopping_early_finds_more_in_the_same_steps() -> None:
-    """In the steps of 16 whole trials: with the model's policy against never stopping."""
-    with_policy = [found_within(16 * 27, {"policy": "gain", "steps": 27}, seed) for seed in range(2)]
-    without = [found_within(16 * 27, None, seed) for seed in range(2)]
-    assert np.mean(with_policy) < np.mean(without) - 0.1
+    """In the steps of six whole trials: with the model's policy against never stopping."""
+    with_policy = [found_within(6 * 27, {"policy": "gain", "steps": 27}, seed) for seed in range(5)]
+    without = [found_within(6 * 27, None, seed) for seed in range(5)]
+    assert np.mean(with_policy) < np.mean(without) - 0.05
 
 
 def test_decisions_repeat_after_loading() -> None:
