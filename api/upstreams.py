@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,15 @@ class Upstream:
     def serves(self, model: str | None) -> bool:
         """Whether it serves a model, as far as is known."""
         return model is None or not self.models or model in self.models
+
+    @contextmanager
+    def busier(self) -> Generator[None]:
+        """With one more request at it."""
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
 
 
 class NoUpstream(DrawFailed):
@@ -110,18 +119,17 @@ class Upstreams:
             while True:
                 upstream = self.choose(model, tried)
                 tried.append(upstream)
+                attempt = await stack.enter_async_context(AsyncExitStack())
+                attempt.enter_context(upstream.busier())
                 try:
-                    stream = await stack.enter_async_context(upstream.server.open(method, path, body, headers))
+                    stream = await attempt.enter_async_context(upstream.server.open(method, path, body, headers))
                     break
                 except Unreachable as error:
+                    await attempt.aclose()
                     upstream.well = upstream.well and error.sent
                     if error.sent or len(tried) >= len(self.all):
                         raise
-            upstream.running += 1
-            try:
-                yield stream
-            finally:
-                upstream.running -= 1
+            yield stream
 
     async def post(
         self, path: str, body: bytes, headers: Headers, model: str | None, on_sent: Callable[[], object]
@@ -151,17 +159,15 @@ class Upstreams:
         self, upstream: Upstream, path: str, body: bytes, headers: Headers, on_sent: Callable[[], object]
     ) -> Reply | Unreachable:
         async with self.permits:
-            upstream.running += 1
             on_sent()
             try:
-                return await upstream.server.post(path, body, headers)
+                with upstream.busier():
+                    return await upstream.server.post(path, body, headers)
             except Unreachable as error:
                 if not error.sent and upstream.well:
                     upstream.well = False
                     log.warning("upstream %s is down: %s", upstream.url, error)
                 return error
-            finally:
-                upstream.running -= 1
 
     def _pause(self, attempt: int, failed: Reply | Unreachable) -> float:
         """Seconds before the next try: as told, or twice as long each time, and never the same for all."""
