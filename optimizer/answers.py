@@ -87,11 +87,9 @@ class Answers:
         return self.votes.argmax(1)
 
     @cached_property
-    def ranked(self) -> Int64[np.ndarray, "r m"]:
-        """Votes in falling order, with every failure as a vote of its own, padded with zeros."""
-        failures = self.failed.sum(1)
-        singles = (np.arange(int(failures.max(initial=0))) < failures[:, None]).astype(np.int64)
-        return -np.sort(-np.concatenate([self.votes, singles], axis=1), axis=1)
+    def ranked(self) -> Int64[np.ndarray, "r k"]:
+        """Votes in falling order, padded with zeros."""
+        return -np.sort(-self.votes, axis=1)
 
     @cached_property
     def known_scores(self) -> Float64[np.ndarray, "r n"]:
@@ -137,6 +135,13 @@ class TypePrior:
 
 
 FLAT = TypePrior()
+
+
+def right_after_failures(failures: int, prior: TypePrior = FLAT) -> float:
+    """P(the next answer is right) where all so far were failures: E[theta (1 - theta)^f] / E[(1 - theta)^f]."""
+    theta = np.array(THETAS)
+    missed = np.array(prior.theta) * (1.0 - theta) ** failures
+    return float((theta * missed).sum() / missed.sum())
 
 
 @dataclass(frozen=True, eq=False)

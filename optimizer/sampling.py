@@ -26,7 +26,7 @@ from .answers import FAILURE, FLAT, Answers, TypePrior, vote_posterior
 from .decision import Stop
 from .errors import Conflict, InvalidInput
 from .lookahead import NOTHING, Outlook, Votes, certain, gains, lead, outlook
-from .stopping import Rule, Suffice, number, positive, probability, rule, whole
+from .stopping import Rule, Suffice, number, positive, probability, rule, vote_outlook, whole
 
 if TYPE_CHECKING:
     from .calibration import Calibrated, Calibration
@@ -361,13 +361,13 @@ class Sampling:
             return NOTHING
         way = self._way
         if way is None or not answers.n:
-            return outlook(votes, self.max_samples, self.prior)
+            return vote_outlook(votes, int(answers.failed.sum()), self.max_samples, self.prior)
         index, attainable = way.evidence(answers, self.max_samples)[0].tolist()
         return Outlook(index, attainable)
 
     def _vote_stop(self, answers: Answers, votes: Votes, ahead: Outlook) -> tuple[EnoughReason, str] | None:
         left = self.max_samples - answers.n
-        if self._way is None and lead(votes) > left:
+        if self._way is None and votes and lead(votes) > left:
             return EnoughReason.SETTLED, f"{left} more answers cannot change the pick"
         if self._pays(votes, ahead):
             return None
@@ -381,7 +381,7 @@ class Sampling:
     def _pays(self, votes: Votes, ahead: Outlook) -> bool:
         if ahead.attainable < self.least_gain or ahead.index <= (self.cost or 0.0):
             return False
-        return not self.latency or self._round(votes)[1] > 0
+        return not self.latency or not votes or self._round(votes)[1] > 0
 
     def _round(self, votes: Votes) -> tuple[int, float]:
         """The most worthwhile number of answers to draw in one round, and its gain over its cost."""
@@ -393,7 +393,7 @@ class Sampling:
     def _count(self, votes: Votes, n: int) -> int:
         if not isinstance(self.rule, Suffice):
             return self.rule.soonest(n, self.max_samples) - n
-        if self.latency and n:
+        if self.latency and votes:
             return self._round(votes)[0]
         if self.target is not None or (n and self._way is not None):
             return 1  # any answer may be the last

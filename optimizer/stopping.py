@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from .answers import FLAT, Answers, Counts, PerPrompt, TypePrior, vote_posterior
+from .answers import FLAT, Answers, Counts, PerPrompt, TypePrior, right_after_failures, vote_posterior
 from .errors import InvalidInput
-from .lookahead import HORIZON, Outlook, outlook
+from .lookahead import HORIZON, NOTHING, Outlook, Votes, outlook
 from .picks import PICKS, weighted_votes
 
 Evidence = Float64[np.ndarray, " r"] | Float64[np.ndarray, "r e"]
@@ -259,9 +259,20 @@ class Suffice(Rule):
 
 def outlooks(answers: Answers, cap: int, prior: TypePrior = FLAT) -> list[Outlook]:
     """What drawing on is worth, per prompt."""
-    states, which = np.unique(answers.ranked, axis=0, return_inverse=True)
-    found = [outlook(tuple(int(v) for v in row if v), cap, prior) for row in states]
+    keys = np.column_stack([answers.ranked, answers.failed.sum(1)])
+    states, which = np.unique(keys, axis=0, return_inverse=True)
+    found = [vote_outlook(tuple(int(v) for v in row[:-1] if v), int(row[-1]), cap, prior) for row in states]
     return [found[i] for i in which.reshape(-1)]
+
+
+def vote_outlook(votes: Votes, failures: int, cap: int, prior: TypePrior = FLAT) -> Outlook:
+    """The outlook of a vote by the answers that did not fail; before there is one, the next is worth P(it is right)."""
+    if sum(votes) + failures >= cap:
+        return NOTHING
+    if not votes and failures:
+        p = right_after_failures(failures, prior)
+        return Outlook(p, p)
+    return outlook(votes, cap, prior)
 
 
 def confidence(answers: Answers, prior: TypePrior = FLAT) -> tuple[PerPrompt, PerPrompt]:

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suffice.optimizer import InvalidInput
-from suffice.optimizer.answers import ALPHAS, FAILURE, FLAT, THETAS, Answers, TypePrior, label, vote_posterior
+from suffice.optimizer.answers import (
+    ALPHAS,
+    FAILURE,
+    FLAT,
+    THETAS,
+    Answers,
+    TypePrior,
+    label,
+    right_after_failures,
+    vote_posterior,
+)
 from suffice.optimizer.picks import best, majority, member, weighted
 
 SKEWED = TypePrior(
@@ -68,6 +78,12 @@ def test_more_votes_are_better_and_probabilities_sum_to_one(sizes: list[int], fa
     assert (np.diff(p[0]) <= 1e-12).all()
 
 
+def test_after_failures_the_next_answer_is_right_less_often():
+    chances = [right_after_failures(f) for f in range(6)]
+    assert chances[0] == pytest.approx(float(np.dot(FLAT.theta, THETAS)))
+    assert chances == sorted(chances, reverse=True)
+
+
 def test_tables_of_any_size_agree():
     small = vote_posterior(10).probabilities(np.array([[6, 3, 1]]), np.array([0]))
     large = vote_posterior(100).probabilities(np.array([[6, 3, 1]]), np.array([0]))
@@ -102,7 +118,7 @@ def test_labels_are_numbers_in_order_of_appearance():
 def test_the_first_seen_leads_among_equals():
     answers = Answers.of(["b", "a", "a", "b", None])
     assert answers.leader.tolist() == [0]
-    assert answers.ranked.tolist() == [[2, 2, 1]]
+    assert answers.ranked.tolist() == [[2, 2]]
     assert majority(answers).tolist() == [0]
 
 

@@ -107,6 +107,11 @@ def test_a_higher_price_never_draws_more(answers: str, price: float, dearer: flo
     assert stops(Suffice(price=price * dearer), answers, cap=9) <= stops(Suffice(price=price), answers, cap=9)
 
 
+def test_a_first_answer_that_failed_is_drawn_again():
+    assert stops(Suffice(price=0.2), [None, "a", "a"]) == 2
+    assert stops(Suffice(price=0.1), [None] * 15) < 15
+
+
 def test_suffice_stops_on_agreement_and_gives_up_on_chaos():
     made = Suffice(price=0.01)
     assert stops(made, "aaaaaaaa") == 2
