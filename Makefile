@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
+VLLM := .venv-vllm
 POOLS ?= benchmarks/pools
 # setuptools warns about editable installs of folders whose names are common; here they are installed under `suffice`.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test lint types format bench bench-sampling bench-env docs notebooks format clean
+.PHONY: help demo demo-gateway serve test test-vllm lint types format bench bench-sampling bench-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -21,6 +22,12 @@ serve: $(VENV)/.demo        ## run the service until interrupted
 
 test: lint types            ## everything CI runs: lint, types, tests, docs
 	$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: $(VENV)/.dev $(VLLM)/.ready  ## the gateway before a real vLLM on this machine's CPU
+	$(BIN)/python tests/vllm/server.py $(VLLM)/bin/python -- $(BIN)/python -m pytest tests/vllm $(ARGS)
+
+demo-gateway: $(VENV)/.dev $(VLLM)/.ready  ## a real vLLM, the gateway before it, and what it saves: a table and a plot
+	$(BIN)/python tests/vllm/server.py $(VLLM)/bin/python -- $(BIN)/python benchmarks/demo_gateway.py $(ARGS)
 
 lint: $(VENV)/.dev          ## ruff and the import contracts
 	$(BIN)/ruff check .
@@ -50,7 +57,7 @@ notebooks: $(VENV)/.dev     ## run notebooks/*.py and keep the results beside th
 	$(BIN)/python tests/test_notebooks.py
 
 clean:            ## remove what these commands made
-	rm -rf $(VENV) $(BENCH) $(BENCH)-hebo build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
+	rm -rf $(VENV) $(BENCH) $(BENCH)-hebo $(VLLM) build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The service with what the demo needs, or with what the tests need: the first `make demo` installs less.
@@ -63,6 +70,15 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once. This takes a few minutes."
 	@$(INSTALL) -e '.[server,ax,optuna,dev]'
 	@touch $@ $(VENV)/.demo
+
+# vLLM's CPU build. It wants an older FastAPI than the service, so it lives apart and is spoken to over HTTP.
+$(VLLM)/.ready: tests/vllm/requirements.txt tests/vllm/requirements-bare.txt
+	@echo "Installing vLLM's CPU build into $(VLLM), once: 2.3 GB, a few minutes."
+	@$(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/vllm/requirements-bare.txt
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt torch==2.13.0
+	@touch $@
 
 # What Suffice is compared with, kept out of the project's own environment.
 $(BENCH)/.peers: pyproject.toml constraints.txt benchmarks/requirements-peers.txt

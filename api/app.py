@@ -7,14 +7,17 @@ import logging
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI, Response
 from fastapi.concurrency import run_in_threadpool
+from starlette.routing import Match, Route
+
+from suffice.optimizer import InvalidInput
 
 from . import errors, events, studies, trials
 from .database import Database, migrate
@@ -26,7 +29,11 @@ from .settings import Settings
 from .store import Store, now
 from .wire import Health, ProblemOut
 
+if TYPE_CHECKING:
+    from .gateway import Gateway
+
 VERSION = version("suffice")
+GATEWAY_PATHS = ("/v1/{path:path}", "/optscale/v1/{path:path}", "/metrics")
 STOP_SECONDS = 5  # that requests get to end when the service stops
 log = logging.getLogger("suffice.api")
 health = Router(tags=["service"])
@@ -46,10 +53,12 @@ def create_app(
         definitions=Definitions(),
     )
 
+    gateway = _gateway(settings)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         await run_in_threadpool(migrate, database)
-        async with parts.engine.running():
+        async with parts.engine.running(), nullcontext() if gateway is None else gateway.running():
             sweeper = asyncio.create_task(_sweep(parts))
             try:
                 yield
@@ -66,9 +75,32 @@ def create_app(
     app.state.parts = parts
     for router in (studies.router, trials.router, events.router, health):
         app.include_router(router)
+    if gateway is not None:
+        app.router.routes += [GatewayRoute(path, gateway) for path in GATEWAY_PATHS]
     errors.install(app)
     _describe_problems(app)
     return app
+
+
+def _gateway(settings: Settings) -> Gateway | None:
+    """The gateway, where the settings have upstreams for one. Raises InvalidInput."""
+    if settings.gateway_config is None and settings.upstream is None:
+        return None
+    from .gateway import Gateway  # not at the top: a service without one does not load it
+    from .gateway_config import GatewayConfig
+
+    if settings.gateway_config is not None:
+        return Gateway(GatewayConfig.read(settings.gateway_config))
+    return Gateway(GatewayConfig.brief(settings.upstream or "", settings.verifier))
+
+
+class GatewayRoute(Route):
+    """What the service has no path of its own for; all that belongs to studies is its own."""
+
+    def matches(self, scope: Any) -> tuple[Match, Any]:
+        if scope["path"].startswith("/v1/studies"):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 @health.get("/healthz", summary="Is the process alive?")
@@ -130,6 +162,24 @@ def _describe_problems(app: FastAPI) -> None:
 
 def serve(settings: Settings) -> None:
     """Run the service until it is told to stop. Prints its address, and a line when it is ready."""
+    _run(create_app(settings), settings)
+
+
+def serve_gateway(settings: Settings) -> None:
+    """Run the gateway alone, in the same way. Raises InvalidInput where it has no upstream."""
+    gateway = _gateway(settings)
+    if gateway is None:
+        raise InvalidInput("upstream", "the address of an inference server", None)
+    _run(gateway, settings)
+
+
+def _run(app: FastAPI | Gateway, settings: Settings) -> None:
+    listener = _listen(settings)
+    with suppress(KeyboardInterrupt):
+        Server(app, lambda: _say("ready"), log_level=settings.log_level).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio turns Nagle's delay (40 ms an answer) off only where the protocol is named.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -140,19 +190,17 @@ def serve(settings: Settings) -> None:
         sys.exit(f"suffice: cannot listen on {settings.host}:{settings.port}: {error.strerror}")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     _say(f"http://{host}:{listener.getsockname()[1]}")
-    app = create_app(settings)
-    with suppress(KeyboardInterrupt):
-        Server(app, lambda: _say("ready"), log_level=settings.log_level).run(sockets=[listener])
+    return listener
 
 
 class Server(uvicorn.Server):
     """Uvicorn, saying when it is ready, and letting go of those who wait when it stops."""
 
-    def __init__(self, app: FastAPI, on_ready: Callable[[], object], log_level: str = "warning") -> None:
+    def __init__(self, app: FastAPI | Gateway, on_ready: Callable[[], object], log_level: str = "warning") -> None:
         super().__init__(
             uvicorn.Config(app, log_level=log_level, access_log=False, timeout_graceful_shutdown=STOP_SECONDS)
         )
-        self._engine: Engine = app.state.parts.engine
+        self._engine: Engine | None = app.state.parts.engine if isinstance(app, FastAPI) else None
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -161,7 +209,8 @@ class Server(uvicorn.Server):
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._engine.close()
+        if self._engine is not None:
+            self._engine.close()
         await super().shutdown(sockets)
 
 

@@ -31,8 +31,12 @@ SERVE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {  # each is a field 
     "workers": (int, "processes that compute suggestions (1)"),
     "worker_threads": (int, "threads for linear algebra in each of them (1)"),
     "sweep_seconds": (float, "how often expired leases are looked for (2)"),
+    "upstream": (str, "inference servers to put the gateway before, separated by commas"),
+    "verifier": (str, "of the gateway: the address of a reward model, or log_probability"),
+    "gateway_config": (str, "the gateway's YAML file, in place of --upstream and --verifier"),
     "log_level": (str, "critical, error, warning, info or debug (info)"),
 }
+GATEWAY_FLAGS = ("host", "port", "upstream", "verifier", "gateway_config", "log_level")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +66,7 @@ def _plainly(argv: Sequence[str]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Run a parsed command."""
-    if args.command == "serve":
+    if args.command in ("serve", "gateway"):
         return serve(args)
     if args.command == "replay":
         return replays.replay(args)
@@ -82,24 +86,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Run the service until it is interrupted."""
+    """Run the service, or the gateway alone, until it is interrupted."""
     try:
         from pydantic import ValidationError
 
+        from suffice.optimizer import InvalidInput
+
         from .app import serve as serve_app
+        from .app import serve_gateway
         from .settings import Settings
     except ModuleNotFoundError as error:
         print(f"suffice: the service needs {error.name}: pip install 'suffice[server]'", file=sys.stderr)
         return 1
-    given = {name: getattr(args, name) for name in SERVE_FLAGS if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in SERVE_FLAGS if getattr(args, name, None) is not None}
     try:
         settings = Settings(**given)
     except ValidationError as error:
         for problem in error.errors():
             flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
-            print(f"suffice serve: {flag}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)
+            print(f"suffice {args.command}: {flag}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)
         return 2
-    serve_app(settings)
+    try:
+        (serve_app if args.command == "serve" else serve_gateway)(settings)
+    except InvalidInput as error:
+        print(f"suffice {args.command}: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -136,6 +147,11 @@ def parser() -> argparse.ArgumentParser:
     command = add("serve", "run the service; each flag can also be set as SUFFICE_HOST, SUFFICE_PORT, ...", study=False)
     for flag, (kind, text) in SERVE_FLAGS.items():
         command.add_argument("--" + flag.replace("_", "-"), type=kind, help=text)
+    command = add("gateway", "run the gateway alone, before inference servers; flags as SUFFICE_... too", study=False)
+    for flag in GATEWAY_FLAGS:
+        kind, text = SERVE_FLAGS[flag]
+        also = ("--config",) if flag == "gateway_config" else ()
+        command.add_argument(*also, "--" + flag.replace("_", "-"), dest=flag, type=kind, help=text)
     _study_commands(add)
     _trial_commands(add)
     replays.add_arguments(add("replay", "replay stopping rules on recorded answers; asks no service", study=False))

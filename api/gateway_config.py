@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from suffice.optimizer import InvalidInput, Sampling
 from suffice.optimizer.stopping import RULES
@@ -62,6 +62,15 @@ class Remote(Config):
         return os.environ[self.api_key_env]
 
 
+def compiling(pattern: str) -> str:
+    """The pattern, if it is one."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"Input should be a regular expression ({error})") from None
+    return pattern
+
+
 class UpstreamConfig(Remote):
     models: list[str] | None = None  # None: what its /v1/models says
 
@@ -81,8 +90,7 @@ class Pattern(Config):
     @field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern: str) -> str:
-        re.compile(pattern)
-        return pattern
+        return compiling(pattern)
 
 
 class Schema(Config):
@@ -211,23 +219,21 @@ class GatewayConfig(Config):
     @classmethod
     def _compile(cls, patterns: dict[str, str]) -> dict[str, str]:
         for pattern in patterns.values():
-            re.compile(pattern)
+            compiling(pattern)
         return patterns
 
-    @model_validator(mode="after")
-    def _names_are_there(self) -> Self:
+    def checked(self) -> Self:
+        """With what is always there, if all names that are used are there. Raises InvalidInput."""
         self.verifiers.setdefault(LOG_PROBABILITY, LogProbability())
         self.policies.setdefault(SUFFIX, Wishes())
         for name, alias in self.aliases.items():
             if alias.policy not in self.policies:
-                raise ValueError(
-                    f"aliases.{name}.policy: expected one of {sorted(self.policies)}, got {alias.policy!r}"
-                )
+                raise InvalidInput(f"aliases.{name}.policy", f"one of {', '.join(self.policies)}", alias.policy)
         for name, policy in self.policies.items():
             try:
                 self.check(policy.over(DEFAULTS))
             except InvalidInput as error:
-                raise ValueError(str(error.under(f"policies.{name}"))) from None
+                raise error.under(f"policies.{name}") from None
         return self
 
     def check(self, wishes: Wishes) -> None:
@@ -255,7 +261,7 @@ class GatewayConfig(Config):
     def of(cls, document: Any) -> Self:
         """The configuration that a document holds. Raises InvalidInput."""
         try:
-            return cls.model_validate(document)
+            return cls.model_validate(document).checked()
         except ValidationError as error:
             raise InvalidInput.of(from_pydantic(error.errors())) from None
 
