@@ -2,10 +2,10 @@
 
     .venv-bench/bin/python benchmarks/high_dimensions.py --seeds 0:3 [--problems ackley-20 ...] [--peers auto turbo ...]
 
-Prints one line of JSON per run (regret of the best after every quarter of the trials, CPU seconds), and with
-`--table FILE ...` the mean log10 regret per problem and peer of such lines. Every peer begins as it does by default.
-A peer may also be options of a study in JSON, for example '{"model": {"prior": "sparse"}}'. Decisions about high
-dimensions are made here, never on the problems of `benchmarks/problem.py`.
+Prints one line of JSON per run (regret of what is recommended after every quarter of the trials, CPU seconds), and with
+`--table FILE ...` the mean log10 regret per problem of such lines, for the seeds that all of `--peers` have. Every peer
+begins as it does by default. A peer may also be options of a study in JSON: '{"model": {"prior": "sparse"}}'.
+Decisions about high dimensions are made here, never on the problems of `benchmarks/problem.py`.
 """
 
 from __future__ import annotations
@@ -223,21 +223,23 @@ def run(name: str, peer: str, seed: int) -> dict[str, Any]:
     return {"problem": name, "peer": peer, "seed": seed, "regret": quarters, "cpu": cpu}
 
 
-def table(lines: list[dict[str, Any]]) -> str:
-    """Mean log10 regret and CPU seconds per run, problems down and peers across, in Markdown."""
-    cells: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+def table(lines: list[dict[str, Any]], peers: list[str]) -> str:
+    """Mean log10 regret over the seeds that all peers have (how many: in brackets), and CPU seconds, in Markdown."""
+    cells: dict[tuple[str, str], dict[int, dict[str, Any]]] = defaultdict(dict)
     for line in lines:
-        cells[line["problem"], line["peer"]].append(line)
-    peers = [p for p in dict.fromkeys([*PEERS, *(line["peer"] for line in lines)]) if any(k[1] == p for k in cells)]
+        cells[line["problem"], line["peer"]][line["seed"]] = line
     rows = [["", *peers], ["---", *["---:"] * len(peers)]]
-    for name in (n for n in PROBLEMS if any(k[0] == n for k in cells)):
-        row = [f"{name}, {PROBLEMS[name].trials} trials"]
+    for name in PROBLEMS:
+        seeds = set.intersection(*(set(cells[name, peer]) for peer in peers))
+        if not seeds:
+            continue
+        row = [f"{name}, {PROBLEMS[name].trials} trials ({len(seeds)})"]
         for peer in peers:
-            regrets = [math.log10(max(line["regret"][-1], 1e-12)) for line in cells[name, peer]]
-            row.append(f"{np.mean(regrets):.2f} ({len(regrets)})" if regrets else "")
+            regrets = [max(cells[name, peer][seed]["regret"][-1], 1e-12) for seed in seeds]
+            row.append(f"{np.mean(np.log10(regrets)):.2f}")
         rows.append(row)
-    cpu = [np.mean([line["cpu"] for k, v in cells.items() if k[1] == peer for line in v]) for peer in peers]
-    rows.append(["CPU seconds per run", *(f"{c:.1f}" for c in cpu)])
+    cpu = [[line["cpu"] for (_, p), runs in cells.items() if p == peer for line in runs.values()] for peer in peers]
+    rows.append(["CPU seconds per run", *(f"{np.mean(c):.1f}" for c in cpu)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -250,7 +252,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.table:
         text = "".join(Path(name).read_text(encoding="utf-8") for name in arguments.table)
-        print(table([json.loads(line) for line in text.splitlines()]))
+        print(table([json.loads(line) for line in text.splitlines()], arguments.peers))
         return
     for seed in range(*map(int, arguments.seeds.split(":"))):
         for name in arguments.problems:

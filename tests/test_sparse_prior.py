@@ -103,7 +103,7 @@ def improved(parameters: int, prior: str, seed: int, trials: int) -> tuple[float
 
 
 def test_a_study_of_few_parameters_that_matter_among_many_gains_from_it() -> None:
-    assert 10 * improved(30, "sparse", 3, 42)[0] < improved(30, "dense", 3, 42)[0]
+    assert 10 * improved(30, "sparse", 5, 40)[0] < improved(30, "dense", 5, 40)[0]
 
 
 def test_auto_takes_it_from_twenty_searched_parameters_on_and_says_so() -> None:
