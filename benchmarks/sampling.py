@@ -86,11 +86,11 @@ TASKS = {
     "tiny_votes": Task("tiny_addition_vllm", 32, 8),
     "humaneval": Task("humaneval_codegen16b_dev", 64, 5, "score"),
     "tiny_lp": Task("tiny_addition_vllm", 32, 4, "score", splits=2),
-    "tiny_bad": Task("tiny_addition_vllm", 32, 5, "bad_score"),
-    "game24": Task("game24_gpt4_cot", 64, 4, "score"),
+    "tiny_bad": Task("tiny_addition_vllm", 32, 3, "bad_score"),
+    "game24": Task("game24_gpt4_cot", 64, 3, "score"),
     "writing": Task("creative_writing_gpt4_cot", 8, 40, "score", splits=2),
-    "humaneval_shuffled": Task("humaneval_codegen16b_dev", 64, 4, "score", dealt=True),
-    "tiny_shuffled": Task("tiny_addition_vllm", 32, 4, "score", dealt=True),
+    "humaneval_shuffled": Task("humaneval_codegen16b_dev", 64, 2, "score", dealt=True),
+    "tiny_shuffled": Task("tiny_addition_vllm", 32, 2, "score", dealt=True),
 }
 
 

@@ -339,7 +339,7 @@ class Sampling:
                 return stop(*found)
         elif n and bool(self.rule.enough(self.rule.evidence(answers, self.max_samples), n)[0]):
             return stop(EnoughReason.RULE, f"{self.rule.name} asks for no more")
-        count = max(self._count(votes, n), self.batch)
+        count = max(self._count(answers, votes), self.batch)
         out = self._issued - n
         return Draw(max(min(count, self.max_samples - n) - out, 0), self._issued, n, confidence, gain, cost)
 
@@ -390,7 +390,8 @@ class Sampling:
         best = int(np.argmax(net))
         return best + 1, net[best]
 
-    def _count(self, votes: Votes, n: int) -> int:
+    def _count(self, answers: Answers, votes: Votes) -> int:
+        n = answers.n
         if not isinstance(self.rule, Suffice):
             return self.rule.soonest(n, self.max_samples) - n
         if self.latency and votes:
@@ -403,7 +404,8 @@ class Sampling:
             ahead = outlook(v, cap, self.prior)
             return ahead.index <= cost or ahead.attainable < self.least_gain
 
-        return certain(votes, cap, AT_ONCE, stops)
+        failures = int(answers.failed.sum()) if votes else 0
+        return certain((*votes, *(1,) * failures), cap, AT_ONCE, stops)
 
     def _position(self, answers: Answers) -> int:
         rule = self._way or self.rule

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from .answers import FLAT, Answers, Counts, PerPrompt, TypePrior, right_after_failures, vote_posterior
+from .answers import FLAT, Answers, Counts, TypePrior, right_after_failures
 from .errors import InvalidInput
-from .lookahead import HORIZON, NOTHING, Outlook, Votes, outlook
+from .lookahead import NOTHING, Outlook, Votes, outlook
 from .picks import PICKS, weighted_votes
 
 Evidence = Float64[np.ndarray, " r"] | Float64[np.ndarray, "r e"]
@@ -266,20 +266,16 @@ def outlooks(answers: Answers, cap: int, prior: TypePrior = FLAT) -> list[Outloo
 
 
 def vote_outlook(votes: Votes, failures: int, cap: int, prior: TypePrior = FLAT) -> Outlook:
-    """The outlook of a vote by the answers that did not fail; before there is one, the next is worth P(it is right)."""
+    """The outlook of a vote. Before there is an answer to pick, the next one is worth P(it is right).
+
+    After that a failure counts as a wrong answer like no other.
+    """
     if sum(votes) + failures >= cap:
         return NOTHING
     if not votes and failures:
         p = right_after_failures(failures, prior)
         return Outlook(p, p)
-    return outlook(votes, cap, prior)
-
-
-def confidence(answers: Answers, prior: TypePrior = FLAT) -> tuple[PerPrompt, PerPrompt]:
-    """P(the leader is right) and P(none seen is right), from votes alone."""
-    votes, failures = answers.votes, answers.failed.sum(1)
-    p, none = vote_posterior(max(answers.n, HORIZON), prior).probabilities(votes, failures)
-    return p[np.arange(len(p)), answers.leader], none
+    return outlook((*votes, *(1,) * failures), cap, prior)
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------

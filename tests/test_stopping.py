@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +22,7 @@ from suffice.optimizer.stopping import RULES, AdaptiveConsistency, EarlyStopping
 from suffice.optimizer.truncated_normal import fit, log_cdf
 
 
-def stops(made: Rule, answers: str | list[str | None], scores: list[float] | None = None, cap: int = 16) -> int:
+def stops(made: Rule, answers: str | Sequence[str | None], scores: list[float] | None = None, cap: int = 16) -> int:
     """The number of answers at which a rule stops; ``cap`` if it does not before."""
     for n in range(1, min(len(answers), cap - 1) + 1):
         prefix = Answers.of(list(answers[:n]), None if scores is None else scores[:n])
