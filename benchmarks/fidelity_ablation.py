@@ -1,0 +1,170 @@
+"""What fidelities are worth, on problems that are reported nowhere else.
+
+    .venv/bin/python benchmarks/fidelity_ablation.py --seeds 4 --cost 12 [--variants fidelity single plain-kernel ...]
+
+Prints the mean log10 regret at the target of the recommended design, after trials of so much cost together (1 is about
+one trial at the target), and CPU seconds per ask. Decisions about fidelities are made here, never on the problems of
+`benchmarks/fidelities.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+from scipy.optimize import minimize
+
+import suffice.optimizer.metric_model as metric_model
+from suffice.optimizer import Categorical, Float, Int, Space, Study, Trial
+from suffice.optimizer.expression import Formula
+from suffice.optimizer.fitting import Fit, Prior
+from suffice.optimizer.models import Data
+
+COSTS = (2, 3, 5, 8, 12, 20)
+Params = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A function to minimise over so many numbers in [0, 1], and what says how exactly it is measured."""
+
+    function: Callable[[np.ndarray, Any], float]
+    dimension: int
+    fidelity: Float | Int | Categorical
+    target: Any
+    cost: str
+
+    def __call__(self, params: Params, at_target: bool = False) -> float:
+        x = np.array([params[f"x{i}"] for i in range(self.dimension)])
+        return float(self.function(x, self.target if at_target else params.get("s", self.target)))
+
+    def least(self) -> float:
+        X = np.random.default_rng(0).random((4000, self.dimension))
+        values = [self.function(x, self.target) for x in X]
+        bounds = [(0.0, 1.0)] * self.dimension
+        ends = [minimize(self.function, X[i], self.target, bounds=bounds).fun for i in np.argsort(values)[:8]]
+        return min(*values, *map(float, ends))
+
+
+def currin(x: np.ndarray, s: float) -> float:
+    a, b = x[0], max(float(x[1]), 1e-9)
+    rise = 1 - (1 - 0.5 * (1 - s)) * math.exp(-1 / (2 * b))
+    return float(-rise * (2300 * a**3 + 1900 * a**2 + 2092 * a + 60) / (100 * a**3 + 500 * a**2 + 4 * a + 20))
+
+
+LOW = np.array([0.05, 100, 63070, 990, 63.1, 700, 1120, 9855])
+HIGH = np.array([0.15, 50000, 115600, 1110, 116, 820, 1680, 12045])
+
+
+def borehole(x: np.ndarray, s: float) -> float:
+    rw, r, Tu, Hu, Tl, Hl, L, Kw = LOW + (HIGH - LOW) * x
+    log = math.log(r / rw)
+    part = 2 * L * Tu / (log * rw**2 * Kw)
+    exact = 2 * math.pi * Tu * (Hu - Hl) / (log * (1 + part + Tu / Tl))
+    coarse = 5 * Tu * (Hu - Hl) / (log * (1.5 + part + Tu / Tl))
+    return -float(s * exact + (1 - s) * coarse)
+
+
+def park(x: np.ndarray, source: str) -> float:
+    a, b, c, d = np.maximum(x, 1e-9)
+    exact = a / 2 * (math.sqrt(1 + (b + c**2) * d / a**2) - 1) + (a + 3 * d) * math.exp(1 + math.sin(c))
+    return -float(exact if source == "exact" else (1 + math.sin(a) / 10) * exact - 2 * a + b**2 + c**2 + 0.5)
+
+
+def forrester(x: np.ndarray, source: str) -> float:
+    exact = (6 * x[0] - 2) ** 2 * math.sin(12 * x[0] - 4)
+    return float(exact if source == "exact" else 0.5 * exact + 10 * (x[0] - 0.5) - 5)
+
+
+def learning_curve(x: np.ndarray, epochs: float) -> float:
+    a, b, c = x
+    final = 0.1 + (a - 0.3) ** 2 + 0.5 * (b - 0.7) ** 2 + 0.3 * (c - 0.4) ** 2 + 0.05 * math.sin(9 * a + 3 * b)
+    return float(final + (1 - final) * epochs ** -(0.3 + 1.2 * a * (1 - 0.5 * c)))
+
+
+CENTRES = np.array([[0.2, 0.3, 0.6, 0.7], [0.7, 0.6, 0.3, 0.2], [0.5, 0.8, 0.5, 0.4]])
+HEIGHTS, WIDTHS = np.array([1.0, 0.8, 0.9]), np.array([0.25, 0.3, 0.35])
+
+
+def mixture(x: np.ndarray, s: float) -> float:
+    """Three hills, which a low fidelity moves and makes lower or higher."""
+    centres = CENTRES + (1 - s) * np.array([0.12, -0.08, 0.1, 0.05])
+    heights = HEIGHTS * (1 - 0.3 * (1 - s) * np.array([1.0, 0.0, -0.5]))
+    return -float((heights * np.exp(-((x - centres) ** 2).sum(1) / (2 * WIDTHS**2))).sum())
+
+
+SHARE, SOURCE = Float(0, 1), Categorical("exact", "cheap")
+PROBLEMS = {
+    "currin": Problem(currin, 2, SHARE, 1.0, "0.1 + s**2"),
+    "borehole": Problem(borehole, 8, SHARE, 1.0, "0.1 + s**2"),
+    "mixture": Problem(mixture, 4, SHARE, 1.0, "0.05 + s"),
+    "learning curve": Problem(learning_curve, 3, Int(1, 81, log=True), 81, "0.02 + s / 81"),
+    "park": Problem(park, 4, SOURCE, "exact", "1 if s == 'exact' else 0.1"),
+    "forrester": Problem(forrester, 1, SOURCE, "exact", "1 if s == 'exact' else 0.1"),
+}
+
+
+def run(problem: Problem, seed: int, budget: float, single: bool) -> tuple[dict[int, float], float]:
+    """The recommended design's value at the target, by cost; and CPU seconds per ask."""
+    numbers = {f"x{i}": Float(0, 1) for i in range(problem.dimension)}
+    formula = Formula(problem.cost)
+    if single:
+        study = Study(Space(numbers), seed=seed)
+    else:
+        fidelity = {"target": {"s": problem.target}, "cost": problem.cost}
+        study = Study(Space({**numbers, "s": problem.fidelity}), fidelity=fidelity, seed=seed)
+    spent, cpu, found = 0.0, 0.0, dict[int, float]()
+    while spent < budget:
+        began = time.process_time()
+        trial = study.ask()
+        cpu += time.process_time() - began
+        assert isinstance(trial, Trial)
+        spent += float(formula.values({"s": problem.target, **trial.params}))
+        study.tell(trial, problem(trial.params))
+        for cost in COSTS:
+            if cost not in found and spent >= cost:
+                found[cost] = problem(study.best.params, at_target=True)
+    return found, cpu / len(study.trials)
+
+
+def plain(data: Data, prior: Prior, fit: Fit, apart: tuple[bool, ...]) -> Fit:
+    """In place of the additive kernel: one kernel over all columns."""
+    return fit
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--cost", type=float, default=12)
+    parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
+    variants = ["fidelity", "plain-kernel", "single"]
+    parser.add_argument("--variants", nargs="+", default=variants, choices=variants)
+    arguments = parser.parse_args()
+    for name in arguments.problems:
+        problem = PROBLEMS[name]
+        least = problem.least()
+        for variant in arguments.variants:
+            metric_model._decide.cache_clear()
+            with patch.object(metric_model, "fit_additive", plain) if variant == "plain-kernel" else nullcontext():
+                runs = [run(problem, s, arguments.cost, variant == "single") for s in range(arguments.seeds)]
+            regrets = {
+                cost: np.mean([math.log10(max(values[cost] - least, 1e-9)) for values, _ in runs])
+                for cost in COSTS
+                if cost <= arguments.cost
+            }
+            shown = "  ".join(f"{cost}: {regret:6.2f}" for cost, regret in regrets.items())
+            print(f"{name:15s} {variant:13s} {shown}   {np.mean([cpu for _, cpu in runs]):.3f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
