@@ -16,7 +16,10 @@ from typing import Any
 
 from suffice.optimizer import Draw, Enough, EnoughReason, Sampling
 
-WINDOW = 6  # draws that are out at once
+# Draws that are out at once. Simulated (lognormal lengths, prompts of all kinds), 6 take .29 to .32 of the time of one
+# by one and 1.25 to 1.4 of its work; 4 take .35 and 1.15 to 1.2, 8 a little less time for a lot more work.
+WINDOW = 6
+AHEAD = 1  # draws by which a window may grow while a straggler holds up the decision
 WIDEST = 4  # times the window, where the deadline is near
 MOST_FAILURES = 3  # in a row, each after the upstreams' own retries: then what is in hand is decided upon
 
@@ -156,8 +159,8 @@ class Drawing:
         left = self.limits.max_samples - counted
         width = self._width(certain, left)
         pending = len(self._out) + sum(1 for drawn in self._arrived.values() if drawn is not None)
-        # Behind a straggler at most twice the window is drawn ahead.
-        while len(self._out) < width and pending < min(max(2 * width, certain), left) and self._affordable():
+        # Behind a straggler hardly more is drawn ahead: that costs draws, and saves little time.
+        while len(self._out) < width and pending < min(max(width + AHEAD, certain), left) and self._affordable():
             self._issue()
             pending += 1
 
@@ -165,8 +168,10 @@ class Drawing:
         if self.limits.overissue == "all":
             return left
         if self.limits.overissue == "none" or (self.limits.window is None and self._busy()):
-            return min(certain, left)
-        width = self.limits.window or WINDOW
+            return min(certain, self.limits.window or certain, left)
+        if self.limits.window is not None:
+            return min(self.limits.window, left)
+        width = WINDOW
         if self._times and not math.isinf(self.limits.seconds):
             # Rounds that still fit before the deadline have to hold all that may be wanted.
             remaining = self._start + self.limits.seconds - self._clock()

@@ -311,15 +311,14 @@ def test_where_every_answer_is_rejected_the_first_is_given_and_it_says_so():
 # --- the verifier ---
 
 
-class Scorer(Upstream):
+def reward_model(scores: dict[str, Any]) -> Upstream:
     """A reward model on /classify that scores by the answer's text."""
 
-    def __init__(self, scores: dict[str, Any], status: int = 200) -> None:
-        def classify(body: dict[str, Any]) -> Say:
-            text = body["messages"][-1]["content"]
-            return Say(status=status, raw=json.dumps({"data": [{"probs": [scores[text]]}]}).encode())
+    def classify(body: dict[str, Any]) -> Say:
+        text = body["messages"][-1]["content"]
+        return Say(raw=json.dumps({"data": [{"probs": [scores[text]]}]}).encode())
 
-        super().__init__(default=classify)
+    return Upstream(default=classify)
 
 
 BEST = {"rule": "threshold", "settings": {"threshold": 0.9}, "max_samples": 16, "verifier": "rm", "overissue": "none"}
@@ -332,7 +331,7 @@ def scored(upstream: Upstream, scorer: Upstream, **policy: Any) -> Any:
 
 
 def test_a_reward_model_picks_and_stops():
-    upstream, scorer = Upstream(*[Say("41")] * 3, Say("42")), Scorer({"41": 0.2, "42": 0.95})
+    upstream, scorer = Upstream(*[Say("41")] * 3, Say("42")), reward_model({"41": 0.2, "42": 0.95})
     with scored(upstream, scorer) as front:
         answer = front.decided(question="6 x 7?")
         record = answer["optscale"]
@@ -346,7 +345,7 @@ def test_a_reward_model_picks_and_stops():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "high"])
 def test_a_verifier_that_gives_no_number_degrades_to_votes(value: Any):
-    upstream, scorer = Upstream(default=lambda body: Say("42")), Scorer({"42": value})
+    upstream, scorer = Upstream(default=lambda body: Say("42")), reward_model({"42": value})
     with scored(upstream, scorer) as front:
         record = front.decided()["optscale"]
         assert record["answer"] == "42"
@@ -360,7 +359,7 @@ def test_a_verifier_that_gives_no_number_degrades_to_votes(value: Any):
 
 
 def test_a_verifier_that_is_down_does_as_configured():
-    upstream, scorer = Upstream(*[Say("41")], default=lambda body: Say("42")), Scorer({})
+    upstream, scorer = Upstream(*[Say("41")], default=lambda body: Say("42")), reward_model({})
     with scored(upstream, scorer) as front:
         scorer.stop()
         by_votes = front.decided(optscale={"on_verifier_error": "votes"})

@@ -1,0 +1,306 @@
+"""What the gateway costs, and what its rolling window saves: CPU time and latency before a made-up inference server.
+
+    python benchmarks/gateway.py [--requests 400] [--peers .venv-gateways] [--out docs/benchmarks/gateway.json]
+
+CPU time is that of the gateway's own process, from the operating system; the server and the clients are others. The
+peers are measured in the same run where their environment is there (benchmarks/requirements-gateways.txt).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import random
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+
+from suffice.optimizer import Draw, Sampling
+
+TICK = os.sysconf("SC_CLK_TCK")
+AT_ONCE = 8
+MEAN_SECONDS = 0.25  # of an answer, in the comparison of latencies
+QUESTION = "How many roads must a man walk down? " * 8
+PATIENCE = 120.0
+
+
+# --- the inference server ---------------------------------------------------------------------------------------------
+
+
+async def upstream(scope: Any, receive: Any, send: Any) -> None:
+    """A chat completion at once, or after a time drawn from case and seed where the question says "wait <case>"."""
+    raw = b""
+    while True:
+        message = await receive()
+        raw += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    body = json.loads(raw) if raw else {}
+    if scope["path"] == "/v1/models":
+        document: Any = {"object": "list", "data": [{"id": "tiny", "object": "model", "created": 1, "owned_by": "us"}]}
+    else:
+        text = "The answer is 42."
+        question = str((body.get("messages") or [{}])[-1].get("content"))
+        if found := re.search(r"wait (\d+)", question):
+            text, seconds = drawn(int(found[1]), int(body.get("seed") or 0))
+            await asyncio.sleep(seconds)
+        document = {
+            "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000, "model": "tiny",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 90, "completion_tokens": 6, "total_tokens": 96},
+        }  # fmt: skip
+    written = json.dumps(document).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(written)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": written})
+
+
+def drawn(case: int, seed: int) -> tuple[str, float]:
+    """The answer to a draw and the seconds it takes: lognormal (sigma 0.5), right as often as the case is easy."""
+    ease = random.Random(case).betavariate(1.2, 0.8)
+    rng = random.Random(case * 100_003 + seed)
+    answer = 42 if rng.random() < ease else rng.randrange(10)
+    return f"The answer is {answer}.", MEAN_SECONDS * math.exp(rng.gauss(-0.125, 0.5))
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(command: Sequence[str | Path], port: int, **env: str) -> Generator[subprocess.Popen[bytes]]:
+    """A server on ``port``, up until the context ends."""
+    one = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    started = subprocess.Popen(
+        [str(word) for word in command],
+        env=os.environ | one | env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        patience = time.monotonic() + PATIENCE
+        while time.monotonic() < patience and started.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        else:
+            raise RuntimeError(f"{command[0]} did not start")
+        yield started
+    finally:
+        os.killpg(started.pid, signal.SIGTERM)
+        try:
+            started.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its children so far."""
+    total = 0.0
+    family = [pid]
+    while family:
+        one = family.pop()
+        try:
+            fields = Path(f"/proc/{one}/stat").read_text().rsplit(")", 1)[1].split()
+            family += [int(child) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
+        except OSError:
+            continue
+        total += (int(fields[11]) + int(fields[12])) / TICK
+    return total
+
+
+async def ask(url: str, bodies: Sequence[dict[str, Any]], headers: dict[str, str] | None = None) -> list[Any]:
+    """Send them, AT_ONCE at a time; answers with the seconds they took."""
+    waiting = list(enumerate(bodies))
+    found: list[Any] = [None] * len(bodies)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    async with aiohttp.ClientSession(
+        timeout=timeout, headers={"Authorization": "Bearer sk-1", **(headers or {})}
+    ) as http:
+
+        async def work() -> None:
+            while waiting:
+                i, body = waiting.pop()
+                began = time.perf_counter()
+                async with http.post(f"{url}/v1/chat/completions", json=body) as answer:
+                    text = await answer.read()
+                    if answer.status != 200:
+                        raise RuntimeError(f"{answer.status}: {text[:300]!r}")
+                found[i] = json.loads(text), time.perf_counter() - began
+
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+    return found
+
+
+def cost(pid: int, url: str, body: dict[str, Any], requests: int, headers: dict[str, str] | None = None) -> float:
+    """CPU milliseconds per request of the process."""
+    asyncio.run(ask(url, [body] * max(requests // 5, AT_ONCE), headers))
+    before = cpu_seconds(pid)
+    asyncio.run(ask(url, [body] * requests, headers))
+    return 1e3 * (cpu_seconds(pid) - before) / requests
+
+
+def chat(model: str, **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": QUESTION}], **more}
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def ours(upstream_url: str, requests: int) -> dict[str, Any]:
+    """CPU per request, passed through and with a fixed number of draws; and latencies."""
+    fixed = {f"n{n}": {"rule": "fixed", "settings": {"samples": n}, "max_samples": n} for n in (1, 4, 16, 64)}
+    policies = {**fixed, "optscale": {"extract": "number", "price": 0.005}}
+    config = {"upstreams": [{"url": upstream_url}], "policies": policies}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "gateway.yaml"
+        file.write_text(json.dumps(config))
+        port = free_port()
+        command = (sys.executable, "-m", "suffice.api.cli", "gateway", "--port", str(port), "--config", file)
+        with process(command, port, SUFFICE_LOG_LEVEL="critical") as gateway:
+            url = f"http://127.0.0.1:{port}"
+            found: dict[str, Any] = {"pass-through": cost(gateway.pid, url, chat("tiny"), requests)}
+            for n in (1, 4, 16, 64):
+                found[f"{n} draws"] = cost(gateway.pid, url, chat(f"tiny:n{n}"), max(requests // max(n // 4, 1), 20))
+            found["per draw"] = (found["64 draws"] - found["4 draws"]) / 60
+            found["latency"] = latency(url)
+    return found
+
+
+def latency(url: str, cases: int = 60) -> dict[str, Any]:
+    """Mean seconds to the same decisions, one by one and in the rolling window."""
+    rows: dict[str, Any] = {}
+    decided: dict[str, list[int]] = {}
+    for name, more in (("one by one", {"concurrency": 1}), ("window", {}), ("all at once", {"overissue": "all"})):
+        bodies = [
+            {"model": "tiny:optscale", "messages": [{"role": "user", "content": f"wait {case}"}], "seed": 0,
+             "optscale": {"max_samples": 16, **more}}
+            for case in range(cases)
+        ]  # fmt: skip
+        answers = asyncio.run(ask(url, bodies))
+        records = [answer["optscale"] for answer, _ in answers]
+        decided[name] = [record["samples"]["counted"] for record in records]
+        rows[name] = {
+            "seconds": statistics.mean(seconds for _, seconds in answers),
+            "counted": statistics.mean(decided[name]),
+            "issued": statistics.mean(record["samples"]["issued"] for record in records),
+        }
+    rows["same decisions"] = len({tuple(counts) for counts in decided.values()}) == 1
+    return rows
+
+
+def in_theory(cases: int = 60) -> float:
+    """How many draws the decisions of `latency` need one by one, computed without any server."""
+    total = 0
+    for case in range(cases):
+        sampling = Sampling(price=0.005, max_samples=16)
+        n = 0
+        while isinstance(step := sampling.ask(), Draw):
+            for _ in range(step.count):
+                sampling.tell(drawn(case, n)[0])
+                n += 1
+        total += step.samples
+    return total / cases
+
+
+# --- peers ------------------------------------------------------------------------------------------------------------
+
+
+def litellm(bin_: Path, upstream_url: str, requests: int, folder: Path) -> dict[str, float]:
+    """LiteLLM's proxy, which passes through."""
+    file = folder / "litellm.yaml"
+    params = {"model": "openai/tiny", "api_base": f"{upstream_url}/v1", "api_key": "sk-1"}
+    file.write_text(json.dumps({"model_list": [{"model_name": "tiny", "litellm_params": params}]}))
+    port = free_port()
+    with process((bin_ / "litellm", "--config", file, "--port", str(port), "--host", "127.0.0.1"), port) as proxy:
+        return {"pass-through": cost(proxy.pid, f"http://127.0.0.1:{port}", chat("tiny"), requests)}
+
+
+def optillm(bin_: Path, upstream_url: str, requests: int, folder: Path) -> dict[str, float]:
+    """optillm: passed through, and best of 3."""
+    port = free_port()
+    command = (bin_ / "optillm", "--base_url", f"{upstream_url}/v1", "--port", str(port), "--host", "127.0.0.1")
+    with process(command, port, OPENAI_API_KEY="sk-1") as proxy:
+        url = f"http://127.0.0.1:{port}"
+        return {
+            "pass-through": cost(proxy.pid, url, chat("none-tiny"), requests // 4),
+            "best of 3": cost(proxy.pid, url, chat("bon-tiny"), requests // 8),
+        }
+
+
+def its_hub(bin_: Path, upstream_url: str, requests: int, folder: Path) -> dict[str, float]:
+    """its_hub's gateway: self-consistency with budgets of 1, 4, 16 and 64."""
+    port = free_port()
+    with process((bin_ / "its-iaas", "--host", "127.0.0.1", "--port", str(port)), port) as proxy:
+        url = f"http://127.0.0.1:{port}"
+        setting = {
+            "provider": "openai", "endpoint": f"{upstream_url}/v1", "api_key": "sk-1", "model": "tiny",
+            "alg": "self-consistency",
+        }  # fmt: skip
+
+        async def configure() -> None:
+            async with aiohttp.ClientSession() as http, http.post(f"{url}/configure", json=setting) as answer:
+                if answer.status != 200:
+                    raise RuntimeError(await answer.text())
+
+        asyncio.run(configure())
+        budgets = (1, 4, 16, 64)
+        return {
+            f"{n} draws": cost(proxy.pid, url, chat("tiny", budget=n), max(requests // max(n // 2, 1), 20))
+            for n in budgets
+        }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--peers", type=Path, default=Path(".venv-gateways"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        uvicorn.run(upstream, port=args.serve, log_level="critical", lifespan="off")
+        return
+    port = free_port()
+    with process((sys.executable, __file__, "--serve", str(port)), port), tempfile.TemporaryDirectory() as folder:
+        url = f"http://127.0.0.1:{port}"
+        found: dict[str, Any] = {"suffice": ours(url, args.requests)}
+        found["draws in theory"] = in_theory()
+        for name, peer in (("litellm", litellm), ("its_hub", its_hub), ("optillm", optillm)):
+            try:
+                found[name] = peer(args.peers / "bin", url, args.requests, Path(folder))
+            except (OSError, RuntimeError, aiohttp.ClientError, TimeoutError) as error:
+                found[name] = f"not measured: {type(error).__name__}: {error}"
+    text = json.dumps(found, indent=2)
+    print(text)
+    if args.out:
+        args.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
