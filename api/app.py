@@ -19,12 +19,15 @@ from starlette.routing import Match, Route
 
 from suffice.optimizer import InvalidInput
 
-from . import errors, events, studies, trials
+from . import calibration_routes, errors, events, samplings, studies, trials
+from .calibrating import Fitting
+from .calibration_store import CalibrationStore
 from .database import Database, migrate
 from .definitions import Definitions
 from .deps import Parts, PartsDep, Router
 from .engine import WORKER, Engine
 from .leases import Leases
+from .sampling_store import SamplingStore
 from .settings import Settings
 from .store import Store, now
 from .wire import Health, ProblemOut
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from .gateway import Gateway
 
 VERSION = version("suffice")
+OWN_PATHS = ("/v1/studies", "/v1/samplings", "/v1/calibrations")
 GATEWAY_PATHS = ("/v1/{path:path}", "/optscale/v1/{path:path}", "/metrics")
 STOP_SECONDS = 5  # that requests get to end when the service stops
 log = logging.getLogger("suffice.api")
@@ -45,12 +49,16 @@ def create_app(
     """The service as an ASGI application. ``clock`` decides when leases expire, ``worker`` starts an engine worker."""
     settings = settings or Settings()
     database = Database(settings.database)
+    calibrations = CalibrationStore(database, clock)
     parts = Parts(
         settings=settings,
         store=Store(database, clock),
         leases=Leases(database, clock),
         engine=Engine(settings.database, settings.workers, settings.worker_threads, worker),
         definitions=Definitions(),
+        samplings=SamplingStore(database, calibrations, clock),
+        calibrations=calibrations,
+        fitting=Fitting(),
     )
 
     gateway = _gateway(settings)
@@ -73,8 +81,9 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.parts = parts
-    for router in (studies.router, trials.router, events.router, health):
-        app.include_router(router)
+    for module in (studies, trials, events, samplings, calibration_routes):
+        app.include_router(module.router)
+    app.include_router(health)
     if gateway is not None:
         app.router.routes += [GatewayRoute(path, gateway) for path in GATEWAY_PATHS]
     errors.install(app)
@@ -95,10 +104,10 @@ def _gateway(settings: Settings) -> Gateway | None:
 
 
 class GatewayRoute(Route):
-    """What the service has no path of its own for; all that belongs to studies is its own."""
+    """What the service has no path of its own for."""
 
     def matches(self, scope: Any) -> tuple[Match, Any]:
-        if scope["path"].startswith("/v1/studies"):
+        if scope["path"].startswith(OWN_PATHS):
             return Match.NONE, {}
         return super().matches(scope)
 

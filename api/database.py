@@ -19,7 +19,7 @@ from sqlmodel import Session
 
 from suffice.optimizer import InvalidInput
 
-HEAD = "0002"  # the newest revision in migrations/versions
+HEAD = "0003"  # the newest revision in migrations/versions
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 30.0
 

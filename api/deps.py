@@ -13,10 +13,13 @@ from fastapi import APIRouter, Depends, Path, Query, Request
 
 from suffice.optimizer import InvalidInput, NotFound, Study
 
+from .calibrating import Fitting
+from .calibration_store import CalibrationStore
 from .definitions import Definitions
 from .engine import Engine
 from .errors import Unavailable
 from .leases import Leases
+from .sampling_store import SamplingStore
 from .settings import Settings
 from .store import Store, StudyFacts
 
@@ -38,6 +41,9 @@ class Parts:
     leases: Leases
     engine: Engine
     definitions: Definitions
+    samplings: SamplingStore
+    calibrations: CalibrationStore
+    fitting: Fitting
 
     def study(self, name: str) -> StudyFacts:
         """Which study that is; raises NotFound. Reads the database: not for the event loop's thread."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, MetaData
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, MetaData, UniqueConstraint
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -186,6 +186,82 @@ class AnalysesRow(Base, table=True):
     study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")], primary_key=True)
     data_version: int
     cards: list[dict[str, Any]] = Field(sa_type=Document)
+
+
+class CalibrationRow(Base, table=True):
+    """One version of a calibration, which never changes, and what the drift alarm has seen since."""
+
+    __tablename__ = "calibrations"
+    __table_args__ = (UniqueConstraint("name", "version"), {"sqlite_autoincrement": True})
+
+    id: int = Field(default=None, primary_key=True)
+    name: str = Field(max_length=100)
+    version: int
+    document: dict[str, Any] = Field(sa_type=Document)
+    drift_total: float = 0.0
+    drift_alarm: bool = False
+    created_at: datetime = Field(sa_type=Moment)
+
+
+class SamplingRow(Base, table=True):
+    """A sampling. ``definition`` never changes; ``sequence`` numbers the changes of its answers and decisions."""
+
+    __tablename__ = "samplings"
+    __table_args__ = (Index("ix_samplings_calibration", "calibration_id"), {"sqlite_autoincrement": True})
+
+    id: int = Field(default=None, primary_key=True)
+    public_id: str = Field(max_length=32, unique=True, index=True)
+    key: str | None = Field(default=None, max_length=200, unique=True)  # of the request that created it
+    definition: dict[str, Any] = Field(sa_type=Document)
+    calibration_id: int | None = Field(
+        default=None, sa_column_args=[ForeignKey("calibrations.id", ondelete="RESTRICT")]
+    )
+    info: dict[str, Any] = Field(sa_type=Document)  # metadata
+    prompts: int
+    sequence: int = 0
+    samples: int = 0
+    tokens: float = 0.0
+    stop: dict[str, Any] | None = Field(default=None, sa_type=Document)  # the last ask's
+    created_at: datetime = Field(sa_type=Moment)
+    updated_at: datetime = Field(sa_type=Moment)
+
+
+class PromptRow(Base, table=True):
+    """A prompt of a sampling. It is to be decided on while ``told`` is not ``decided``."""
+
+    __tablename__ = "prompts"
+    __table_args__ = (UniqueConstraint("sampling_id", "prompt"),)
+
+    sampling_id: int = Field(sa_column_args=[ForeignKey("samplings.id", ondelete="CASCADE")], primary_key=True)
+    position: int = Field(primary_key=True)
+    prompt: str = Field(max_length=200)
+    prior: dict[str, Any] | None = Field(default=None, sa_type=Document)
+    told: int = 0
+    decided: int = -1  # how many answers were told when it was last decided on
+    tokens: float = 0.0
+    watched: bool = False  # whether the drift alarm has seen it
+    stop: dict[str, Any] | None = Field(default=None, sa_type=Document)
+    decisions: list[dict[str, Any]] = Field(default_factory=list, sa_type=Document)
+
+
+class DrawRow(Base, table=True):
+    """A draw that was asked for, or told; its answer counts once ``told_at`` is set (null: a failure)."""
+
+    __tablename__ = "draws"
+    __table_args__ = (
+        Index("ix_draws_key", "sampling_id", "key"),
+        Index("ix_draws_out", "sampling_id", "told_at", "expires_at"),
+    )
+
+    sampling_id: int = Field(sa_column_args=[ForeignKey("samplings.id", ondelete="CASCADE")], primary_key=True)
+    position: int = Field(primary_key=True)
+    number: int = Field(primary_key=True)
+    key: str | None = Field(default=None, max_length=200)  # of the ask that handed it out
+    expires_at: datetime | None = Field(default=None, sa_type=Moment)  # when it may be handed out again
+    told_at: datetime | None = Field(default=None, sa_type=Moment)
+    answer: str | int | float | None = Field(default=None, sa_type=Document)
+    score: float | None = None
+    tokens: float | None = None
 
 
 def spent(state: TrialState, method: str) -> bool:

@@ -1,0 +1,76 @@
+"""Fitting a calibration: seconds to minutes of CPU time, in a process of its own that ends with it.
+
+`python -m suffice.api.calibrating` reads a pool from standard input and writes the calibration to standard output.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
+from suffice.optimizer import InvalidInput
+from suffice.optimizer.errors import Problem
+
+from .errors import EngineFailed
+from .sampling_wire import CalibrationCreate
+
+COMMAND = (sys.executable, "-m", "suffice.api.calibrating")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class Fitting:
+    """Fits calibrations, one at a time: the service has other work."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Semaphore(1)
+
+    async def fit(self, wanted: CalibrationCreate) -> dict[str, Any]:
+        """The JSON of a calibration. Raises InvalidInput for a pool that it cannot be learned from."""
+        job = json.dumps(wanted.model_dump(include={"pool", "max_samples", "score", "orders", "seed"})).encode()
+        async with self._turn:
+            pipe = asyncio.subprocess.PIPE
+            environment = {**os.environ, **ONE_THREAD}
+            process = await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, env=environment)
+            try:
+                answer, _ = await process.communicate(job)
+            finally:
+                if process.returncode is None:  # the request was given up
+                    process.kill()
+                    await process.wait()
+        if process.returncode != 0:
+            raise EngineFailed("the calibration could not be fitted; the service's log says why")
+        found: dict[str, Any] = json.loads(answer)
+        if "problems" in found:
+            raise InvalidInput.of(Problem(*problem) for problem in found["problems"])
+        return found
+
+
+def fit(job: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of the calibration that a job wants, or what is wrong with its pool."""
+    from suffice.optimizer.calibration import Calibration
+    from suffice.optimizer.pool import Pool
+
+    try:
+        pool = Pool.of(job["pool"], job["score"])
+        made = Calibration.fit(pool, job["max_samples"], orders=job["orders"], seed=job["seed"])
+    except InvalidInput as error:
+        return {"problems": [(_field(p.field), p.expected, _plain(p.got)) for p in error.problems]}
+    except (AttributeError, KeyError, TypeError) as error:
+        return {"problems": [("pool", "a pool as docs/sampling.md describes it", f"{type(error).__name__}: {error}")]}
+    return made.to_json()
+
+
+def _field(field: str) -> str:
+    return f"pool.{field}" if field.startswith("prompts") else field
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else repr(value)[:200]
+
+
+if __name__ == "__main__":
+    os.nice(5)
+    sys.stdout.write(json.dumps(fit(json.load(sys.stdin))))

@@ -1,0 +1,189 @@
+"""Calibrations in the database: versions that never change, and what the drift alarm has seen since.
+
+The gateway asks the same questions of its own folder of calibrations (calibrations.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from suffice.optimizer import Conflict, InvalidInput, NotFound
+
+from .database import Database
+from .sampling_wire import CalibrationExport, CalibrationOut, DriftOut
+from .store import Clock, now
+from .tables import CalibrationRow, SamplingRow
+
+if TYPE_CHECKING:
+    from suffice.optimizer.calibration import Calibration
+
+KEPT = 64  # calibrations that are ready to use
+PROBES = (("a",), ("a", "b"), ("a", "a", None, "b"), (None,))  # answers that a calibration has to cope with
+
+
+class CalibrationStore:
+    """Each method is one transaction."""
+
+    def __init__(self, database: Database, clock: Clock = now) -> None:
+        self.database = database
+        self.clock = clock
+        self._kept: OrderedDict[int, Calibration] = OrderedDict()
+        self._lock = Lock()
+
+    def add(self, name: str, document: Mapping[str, Any]) -> CalibrationOut:
+        """A new version, from the JSON of a calibration. Raises InvalidInput where it is none."""
+        checked(document, "document")
+        with self.database.write() as session:
+            newest = session.exec(select(func.max(CalibrationRow.version)).where(CalibrationRow.name == name)).one()
+            version = (newest or 0) + 1
+            kept = {**document, "name": name, "version": version}
+            row = CalibrationRow(name=name, version=version, document=kept, created_at=self.clock())
+            session.add(row)
+            session.flush()
+            return calibration_out(row)
+
+    def all(self, after: str | None, limit: int) -> list[CalibrationOut]:
+        """The newest versions, by name."""
+        newest = select(func.max(CalibrationRow.id)).group_by(col(CalibrationRow.name))
+        query = select(CalibrationRow).where(col(CalibrationRow.id).in_(newest)).order_by(col(CalibrationRow.name))
+        if after is not None:
+            query = query.where(CalibrationRow.name > after)
+        with self.database.read() as session:
+            return [calibration_out(row) for row in session.exec(query.limit(limit))]
+
+    def versions(self, name: str) -> list[CalibrationOut]:
+        """All versions, the newest first. Raises NotFound."""
+        query = select(CalibrationRow).where(CalibrationRow.name == name).order_by(col(CalibrationRow.version).desc())
+        with self.database.read() as session:
+            found = [calibration_out(row) for row in session.exec(query)]
+        if not found:
+            raise NotFound(f"there is no calibration named {name!r}")
+        return found
+
+    def one(self, name: str, version: int | None = None) -> CalibrationOut:
+        """A version, or the newest. Raises NotFound."""
+        with self.database.read() as session:
+            return calibration_out(by_name(session, name, version))
+
+    def export(self, name: str, version: int | None = None) -> CalibrationExport:
+        with self.database.read() as session:
+            row = by_name(session, name, version)
+            return CalibrationExport(name=name, version=row.version, document=row.document)
+
+    def delete(self, name: str, version: int | None = None) -> None:
+        """Delete a version, or all. Raises NotFound, and Conflict while samplings use it."""
+        with self.database.write() as session:
+            query = select(CalibrationRow).where(CalibrationRow.name == name)
+            if version is not None:
+                query = query.where(CalibrationRow.version == version)
+            rows = session.exec(query.with_for_update()).all()
+            if not rows:
+                raise _missing(name, version)
+            used = select(func.count()).where(col(SamplingRow.calibration_id).in_([row.id for row in rows]))
+            if count := session.exec(used).one():
+                raise Conflict(f"it is used by {count} samplings: delete those first")
+            for row in rows:
+                session.delete(row)
+
+    def wanted(self, name: str | None, version: int | None) -> tuple[int | None, Calibration | None, bool]:
+        """The id of a calibration that a request names, the calibration, and whether its alarm is on.
+
+        Raises InvalidInput where it is not there.
+        """
+        if name is None:
+            if version is not None:
+                raise InvalidInput("calibration_version", "none without a calibration", version)
+            return None, None, False
+        with self.database.read() as session:
+            try:
+                row = by_name(session, name, version)
+            except NotFound as error:
+                raise InvalidInput("calibration", f"a calibration of this service ({error})", name) from None
+        return row.id, self.of(row.id, row.document), row.drift_alarm
+
+    def of(self, calibration_id: int, document: Mapping[str, Any] | None = None) -> Calibration:
+        """The calibration, ready to use: a version never changes, an id is never used twice."""
+        from suffice.optimizer.calibration import Calibration
+
+        with self._lock:
+            if calibration_id in self._kept:
+                self._kept.move_to_end(calibration_id)
+                return self._kept[calibration_id]
+        if document is None:
+            with self.database.read() as session:
+                row = session.get_one(CalibrationRow, calibration_id)
+                document = row.document
+        found = Calibration.from_json(document)
+        with self._lock:
+            self._kept[calibration_id] = found
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+
+def watch(session: Session, calibration_id: int, evidence: float) -> None:
+    """Have the drift alarm of a calibration know of one more prompt."""
+    from suffice.optimizer.drift import Watch
+
+    query = select(CalibrationRow).where(CalibrationRow.id == calibration_id)
+    row = session.exec(query.with_for_update()).one()
+    after = Watch(row.drift_total, row.drift_alarm).after(evidence)
+    row.drift_total, row.drift_alarm = after.total, after.alarm
+
+
+def by_name(session: Session, name: str, version: int | None) -> CalibrationRow:
+    """A version, or the newest. Raises NotFound."""
+    query = select(CalibrationRow).where(CalibrationRow.name == name)
+    if version is not None:
+        query = query.where(CalibrationRow.version == version)
+    row = session.exec(query.order_by(col(CalibrationRow.version).desc()).limit(1)).first()
+    if row is None:
+        raise _missing(name, version)
+    return row
+
+
+def calibration_out(row: CalibrationRow) -> CalibrationOut:
+    """What a version stands on."""
+    document = row.document
+    return CalibrationOut(
+        name=row.name,
+        version=row.version,
+        prompts=document["prompts"],
+        max_samples=document["max_samples"],
+        scored=document["model"] is not None,
+        quality=document["quality"],
+        ways=list(dict.fromkeys(document["ways"])),
+        drift=None if document["drift"] is None else DriftOut(total=row.drift_total, alarm=row.drift_alarm),
+        created_at=row.created_at,
+    )
+
+
+def checked(document: Mapping[str, Any], field: str) -> Calibration:
+    """The calibration that a document holds, tried out. Raises InvalidInput for what is none."""
+    from suffice.optimizer import Sampling
+    from suffice.optimizer.calibration import Calibration
+
+    try:
+        found = Calibration.from_json({**document, "name": "imported", "version": 1})
+        for answers in PROBES:
+            for price in (0.2, 0.01, 1e-4):
+                sampling = Sampling(max_samples=max(len(answers) + 1, 4), price=price, calibration=found)
+                for answer in answers:
+                    sampling.tell(answer, 0.5)
+                sampling.ask()
+    except InvalidInput as error:
+        raise error.under(field) from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
+        raise InvalidInput(field, "a calibration as it was exported", f"{type(error).__name__}: {error}") from None
+    return found
+
+
+def _missing(name: str, version: int | None) -> NotFound:
+    which = f"named {name!r}" if version is None else f"{name!r} of version {version}"
+    return NotFound(f"there is no calibration {which}")

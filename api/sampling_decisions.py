@@ -1,0 +1,394 @@
+"""What to draw next: the stored state of a sampling in, a plan out. Pure; the library decides.
+
+A prompt is decided on again when something was told since. With a token budget the prompts that have no draw out share
+it (optimizer/allocation.py); without one every prompt goes by the same price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from suffice.optimizer import Draw, Enough, InvalidInput, Sampling
+from suffice.optimizer.answers import FLAT, Answers, TypePrior
+from suffice.optimizer.sampling import EnoughReason
+from suffice.optimizer.stopping import RULES, rule
+
+from .sampling_wire import (
+    MOST_PRIORS,
+    MOST_WITH_PRIOR,
+    AnswerProbability,
+    EnoughOut,
+    PosteriorOut,
+    PriorSpec,
+    PromptOut,
+    PromptSpec,
+    SamplingCreate,
+    SamplingDecide,
+    SamplingDecideOut,
+    SamplingOptions,
+)
+
+if TYPE_CHECKING:
+    from suffice.optimizer.calibration import Calibration
+
+LEAST_GAIN = 0.001  # as in the library; with a budget, the budget stops
+SHARE = 8  # of the prompts that share a budget, one in so many draws at once unless the ask says otherwise
+ALL_ENOUGH = "every prompt has enough"
+
+
+@dataclass(frozen=True)
+class Told:
+    """A draw as stored; ``told`` False: it is out, ``lapsed``: for so long that it may be handed out again."""
+
+    number: int
+    told: bool
+    lapsed: bool = False
+    answer: Any = None
+    score: float | None = None
+    tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class PromptState:
+    """A prompt as stored. ``active``: it is to be decided on, and its draws are there."""
+
+    position: int
+    prompt: str
+    prior: Mapping[str, Any] | None
+    told: int
+    watched: bool
+    stop: Mapping[str, Any] | None
+    out: int  # draws that are not told
+    active: bool
+    draws: Sequence[Told]
+
+    @property
+    def issued(self) -> int:
+        return max((d.number + 1 for d in self.draws), default=0)
+
+    @property
+    def again(self) -> list[int]:
+        """Numbers to hand out again: their time is up, or they were skipped."""
+        known = {d.number for d in self.draws}
+        skipped = [n for n in range(self.issued) if n not in known]
+        return sorted([*skipped, *(d.number for d in self.draws if d.lapsed)])
+
+
+@dataclass(frozen=True)
+class State:
+    """A sampling as stored, with all its prompts."""
+
+    definition: Mapping[str, Any]
+    calibration: Calibration | None
+    elapsed: float  # seconds since it was created
+    spent: float  # tokens
+    stop: Mapping[str, Any] | None  # of the last ask
+    prompts: Sequence[PromptState]
+
+
+@dataclass
+class Decided:
+    """What was decided on a prompt: the library's step, and the draws to hand out."""
+
+    state: PromptState
+    step: Draw | Enough
+    numbers: list[int] = field(default_factory=list)
+    evidence: float | None = None  # of drift, once the prompt has enough
+
+    @property
+    def stop(self) -> dict[str, Any] | None:
+        return self.step.to_json() if isinstance(self.step, Enough) else None
+
+    @property
+    def new(self) -> int:
+        """How many of the numbers were not out before."""
+        known = {d.number for d in self.state.draws}
+        return sum(n not in known for n in self.numbers)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the record."""
+        known = {**self.step.to_json()}
+        if isinstance(self.step, Draw):
+            del known["first"]
+            known["draw"] = self.numbers
+        return {name: value for name, value in known.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to hand out and to keep; ``open`` and ``out`` are of the whole sampling once that is done."""
+
+    decided: list[Decided]
+    open: int
+    out: int
+    stop: Mapping[str, Any] | None
+
+
+# --- definitions ------------------------------------------------------------------------------------------------------
+
+
+def check(options: SamplingOptions, calibration: Calibration | None) -> None:
+    """Whether the library takes these options. Raises InvalidInput."""
+    if options.rule not in RULES:
+        raise InvalidInput("rule", f"one of {', '.join(RULES)}", options.rule)
+    for price in ("price", "prior"):
+        if price in options.settings:
+            raise InvalidInput(
+                f"settings.{price}", f"{price} beside the settings, not in them", options.settings[price]
+            )
+    try:
+        rule(options.rule, **options.settings)
+    except InvalidInput as error:
+        raise error.under("settings") from None
+    except TypeError as error:
+        raise InvalidInput("settings", f"settings of {options.rule} ({error})", dict(options.settings)) from None
+    made(_definition(options), calibration)
+
+
+def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> list[PromptSpec]:
+    """The prompts of a new sampling, once all of it is checked. Raises InvalidInput."""
+    check(wanted, calibration)
+    prompts = [PromptSpec(id=p) if isinstance(p, str) else p for p in wanted.prompts]
+    seen: set[str] = set()
+    for i, prompt in enumerate(prompts):
+        if prompt.id in seen:
+            raise InvalidInput(f"prompts.{i}.id", "ids that differ", prompt.id)
+        seen.add(prompt.id)
+        check_prior(wanted, prompt.prior, f"prompts.{i}.prior")
+    if len({str(p.prior) for p in prompts}) > MOST_PRIORS:
+        raise InvalidInput("prompts", f"at most {MOST_PRIORS} different priors", len({str(p.prior) for p in prompts}))
+    if wanted.budget is not None:
+        if wanted.rule != "suffice":
+            raise InvalidInput("rule", "suffice, because with a budget an answer's worth counts", wanted.rule)
+        if wanted.expected_tokens is None:
+            raise InvalidInput("expected_tokens", "the tokens of an answer, because there is a budget of them", None)
+    if wanted.deadline is not None and wanted.deadline <= 0:
+        raise InvalidInput("deadline", "a positive number", wanted.deadline)
+    return prompts
+
+
+def check_prior(options: SamplingOptions, prior: PriorSpec | None, field: str) -> None:
+    if prior is None:
+        return
+    if options.rule != "suffice" or options.calibration is not None:
+        raise InvalidInput(field, "none, with a calibration or any rule but suffice", "a prior")
+    if options.max_samples > MOST_WITH_PRIOR:
+        raise InvalidInput("max_samples", f"at most {MOST_WITH_PRIOR} with priors", options.max_samples)
+    try:
+        _prior(prior.model_dump())
+    except InvalidInput as error:
+        name = error.problems[0].field.removeprefix("prior.")
+        raise InvalidInput(f"{field}.{name}", error.problems[0].expected, error.problems[0].got) from None
+
+
+def needs_scores(definition: Mapping[str, Any], calibration: Calibration | None) -> bool:
+    """Whether every answer that is no failure has to have a score."""
+    return bool(definition["scores"]) and calibration is not None and calibration.model is not None
+
+
+def _definition(options: SamplingOptions) -> dict[str, Any]:
+    return options.model_dump(mode="json")
+
+
+def _prior(prior: Mapping[str, Any] | None) -> TypePrior:
+    return FLAT if prior is None else TypePrior(tuple(prior["theta"]), tuple(prior["alpha"]))
+
+
+OPTIONS = ("max_samples", "target", "price", "token_price", "expected_tokens", "latency", "batch", "scores")
+
+
+def made(
+    definition: Mapping[str, Any],
+    calibration: Calibration | None,
+    prior: Mapping[str, Any] | None = None,
+    draws: Sequence[Told] = (),
+    elapsed: float = 0.0,
+    issued: int = 0,
+) -> Sampling:
+    """The library's sampling of a prompt. Raises InvalidInput for options that make no sense."""
+    least = definition["least_gain"]
+    if least is None:
+        least = LEAST_GAIN if definition.get("budget") is None else 0.0
+    document = {
+        **{name: definition[name] for name in OPTIONS},
+        "rule": definition["rule"],
+        "settings": definition["settings"],
+        "deadline": definition.get("deadline"),
+        "least_gain": least,
+        "prior": None if prior is None else {"theta": tuple(prior["theta"]), "alpha": tuple(prior["alpha"])},
+        "calibration": None if calibration is None else calibration.name,
+        "elapsed": elapsed,
+        "issued": issued,
+        "answers": [
+            {"number": d.number, "answer": d.answer, "score": d.score, "tokens": d.tokens} for d in draws if d.told
+        ],
+    }
+    return Sampling.from_json(document, calibration, clock=lambda: 0.0)
+
+
+# --- deciding ---------------------------------------------------------------------------------------------------------
+
+
+def plan(state: State, count: int | None) -> Plan:
+    """What to draw next, for at most ``count`` prompts."""
+    return _totals(state, _shared(state, count) if state.definition["budget"] else _priced(state, count))
+
+
+def standing(state: State) -> Plan:
+    """How it stands, with nothing decided anew."""
+    return _totals(state, [])
+
+
+def _totals(state: State, decided: list[Decided]) -> Plan:
+    found = {one.state.position: one for one in decided}
+    open_ = out = 0
+    for prompt in state.prompts:
+        one = found.get(prompt.position)
+        if (prompt.stop if one is None else one.stop) is None:
+            open_ += 1
+            out += prompt.out + (0 if one is None else one.new)
+    return Plan(decided, open_, out, None if open_ else _stop(state, decided))
+
+
+def _priced(state: State, count: int | None) -> list[Decided]:
+    """Every prompt by itself, in the order in which they were given."""
+    found: list[Decided] = []
+    given = 0
+    for one, _ in _decided(state):
+        if isinstance(one.step, Draw):
+            one.numbers = [*one.state.again, *one.step.numbers]
+        found.append(one)
+        given += bool(one.numbers)
+        if given == count:
+            break
+    return found
+
+
+def _shared(state: State, count: int | None) -> list[Decided]:
+    """Those prompts that have no draw out, and whose next answers are worth most per token, draw one each."""
+    from suffice.optimizer.allocation import Batch
+
+    most = count or max(1, len(state.prompts) // SHARE)
+    expected = state.definition["expected_tokens"]
+    found: list[Decided] = []
+    free: list[tuple[Decided, Sampling]] = []
+    for one, sampling in _decided(state):
+        found.append(one)
+        if isinstance(one.step, Draw):
+            again = one.state.again
+            if again and most:
+                one.numbers = again
+                most -= 1
+            elif not again and not one.state.out:
+                free.append((one, sampling))
+    out = sum(prompt.out for prompt in state.prompts) + sum(one.new for one in found)
+    own = sum(sampling.tokens for _, sampling in free)
+    left = state.definition["budget"]["tokens"] - state.spent - expected * out
+    chosen: list[int] = []
+    if free and most and left > 0:
+        chosen = Batch([sampling for _, sampling in free], own + left, expected).ask(most)
+    for i in chosen:
+        free[i][0].numbers = [free[i][0].state.issued]
+    if most and not chosen and not out:  # nothing is to come that could change it
+        for one, _ in free:
+            one.step = _spent(one.step)
+    return found
+
+
+def _spent(step: Draw | Enough) -> Enough:
+    message = "what is left of the tokens does not buy an answer more"
+    return Enough(EnoughReason.BUDGET, message, step.gain, step.cost, samples=step.samples, confidence=step.confidence)
+
+
+def _decided(state: State) -> Iterator[tuple[Decided, Sampling]]:
+    """The library's step for each active prompt."""
+    for p in state.prompts:
+        if p.active:
+            sampling = made(state.definition, state.calibration, p.prior, p.draws, state.elapsed, p.issued)
+            one = Decided(p, sampling.ask())
+            one.evidence = _evidence(state.calibration, one)
+            yield one, sampling
+
+
+def _evidence(calibration: Calibration | None, one: Decided) -> float | None:
+    """What the drift alarm makes of a prompt that has enough; it looks at each once."""
+    if calibration is None or calibration.drift is None or one.stop is None or one.state.watched:
+        return None
+    told = {d.number: d for d in one.state.draws}
+    counted = [told[n] for n in range(one.step.samples)]
+    if len(counted) < 2 or any(d.score is None for d in counted):
+        return None
+    answers = Answers.of([d.answer for d in counted], [d.score for d in counted])
+    return float(calibration.drift.evidence(answers)[0])
+
+
+def _stop(state: State, decided: Sequence[Decided]) -> Mapping[str, Any] | None:
+    """Why nothing more is drawn: a single prompt's reason is the sampling's."""
+    if not decided:
+        return state.stop
+    if len(state.prompts) == 1:
+        known = decided[0].step.to_json()
+        return {name: known[name] for name in ("reason", "message", "gain", "cost")}
+    if state.definition["budget"] and any(one.step == _spent(one.step) for one in decided):
+        return {"reason": str(EnoughReason.BUDGET), "message": f"{state.spent:g} tokens are spent"}
+    return {"reason": ALL_ENOUGH, "message": f"{len(state.prompts)} prompts"}
+
+
+# --- what is known ----------------------------------------------------------------------------------------------------
+
+
+def result(
+    definition: Mapping[str, Any], calibration: Calibration | None, prompt: PromptState, decisions: list[dict[str, Any]]
+) -> PromptOut:
+    """What is known of a prompt."""
+    sampling = made(definition, calibration, prompt.prior, prompt.draws)
+    posterior = posterior_out(sampling)
+    return PromptOut(
+        prompt=prompt.prompt,
+        samples=sampling.samples,
+        tokens=sampling.tokens,
+        confidence=_confidence(sampling),
+        pick=sampling.pick,  # type: ignore[arg-type]
+        pick_number=sampling.pick_number,
+        posterior=posterior,
+        stop=None if prompt.stop is None else EnoughOut(**prompt.stop),
+        decisions=decisions,
+    )
+
+
+def decide(wanted: SamplingDecide, calibration: Calibration | None) -> SamplingDecideOut:
+    """The decision after the answers so far, and the pick."""
+    check(wanted, calibration)
+    check_prior(wanted, wanted.prior, "prior")
+    definition = _definition(wanted)
+    if needs_scores(definition, calibration):
+        for i, a in enumerate(wanted.answers):
+            if a.answer is not None and a.score is None:
+                raise InvalidInput(f"answers.{i}.score", "a score, because the calibration uses it", None)
+    draws = [Told(i, True, False, a.answer, a.score, a.tokens) for i, a in enumerate(wanted.answers)]
+    sampling = made(definition, calibration, definition["prior"], draws)
+    step = sampling.ask()
+    return SamplingDecideOut(
+        draw=step.count if isinstance(step, Draw) else None,
+        stop=EnoughOut(**step.to_json()) if isinstance(step, Enough) else None,
+        samples=step.samples,
+        confidence=step.confidence,
+        gain=step.gain,
+        cost=step.cost,
+        pick=sampling.pick,  # type: ignore[arg-type]
+        pick_number=sampling.pick_number,
+        posterior=posterior_out(sampling),
+    )
+
+
+def posterior_out(sampling: Sampling) -> PosteriorOut:
+    """The posterior, the likeliest answer first."""
+    known = sampling.posterior
+    ranked: list[tuple[Any, float]] = sorted(known.answers.items(), key=lambda item: -item[1])
+    return PosteriorOut(answers=[AnswerProbability(answer=a, probability=p) for a, p in ranked], none=known.none)
+
+
+def _confidence(sampling: Sampling) -> float:
+    return sampling.posterior.answers.get(sampling.pick, 0.0)
