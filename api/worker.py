@@ -129,9 +129,7 @@ class Worker:
             "r2": found.r2,
             "coverage": [{"level": level, "share": share} for level, share in found.coverage.items()],
             "importance": [
-                {"parameter": name, "alone": i.alone, "total": i.total}
-                for name, i in found.importance.items()
-                if name in study.space.parameters  # and not the step of what was reported on the way
+                {"parameter": name, "alone": i.alone, "total": i.total} for name, i in found.importance.items()
             ],
             "earlier": found.earlier,
             "leave_one_out": [{"observed": y, "mean": m, "sd": s} for y, m, s in zip(*columns, strict=True)],

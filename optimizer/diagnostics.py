@@ -89,7 +89,7 @@ def importance(
     variance = float(np.var(np.concatenate([f_A, f_B])))
     indices: dict[str, Importance] = {}
     for i, name in enumerate(names):
-        if space.parameters[name].cardinality == 1:
+        if space.parameters[name].cardinality == 1 or name in space.fixed:
             continue
         AB = A.copy()
         AB[:, i] = B[:, i]

@@ -210,6 +210,7 @@ def loss(x: float, step: int) -> float:
 
 def test_the_outlook_is_the_models() -> None:
     study = learning({"policy": "gain", "steps": 27})
+    assert list(study.diagnostics.importance) == ["x"]  # and not the step of what was reported on the way
     bad = study.enqueue({"x": 0.9})
     assert study.ask() == study.trials[bad.number]
     assert study.should_prune(bad) is None  # it reported nothing
