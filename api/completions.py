@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from suffice.adapters.math_verify import MathEquality
 from suffice.adapters.openai import Reply
 from suffice.adapters.verifiers import Question, Verifier, VerifierFailed
 from suffice.optimizer import InvalidInput, Sampling
@@ -155,6 +157,7 @@ class Tools:
     verifier: Verifier | None = None
     calibration: Calibration | None = None
     trust_scores: bool = True
+    equality: MathEquality | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -179,6 +182,8 @@ class Completion:
         self._read: Extractor = extractor(
             asked.wishes.extract or "auto", tools.config.extractors, wants_json=asked.wants_json
         )
+        self._distinct: list[str] = []  # answers, where equality takes more than a comparison
+        self._comparing = asyncio.Lock()
         self._verifier = tools.verifier
         self._verifier_error: str | None = None
         self._question = Question.of(asked.body)
@@ -242,10 +247,21 @@ class Completion:
         if reason is None and answer is None:
             reason = "unreadable"
         self._busy += self._clock() - began
+        if answer is not None and self.tools.equality is not None:
+            answer = await self._one_of(answer, self.tools.equality)
         score = await self._score(choice) if reason is None else None
         usage = body.get("usage")
         prompt, completion = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
         return Answer(number, answer, completion, score, prompt, seconds, reason, body)
+
+    async def _one_of(self, answer: str, equality: MathEquality) -> str:
+        """The answer, as it was written first."""
+        async with self._comparing:
+            for earlier in self._distinct:
+                if await equality.same(earlier, answer):
+                    return earlier
+            self._distinct.append(answer)
+            return answer
 
     async def _score(self, choice: Mapping[str, Any]) -> float | None:
         """The verifier's score; None without one, or where it failed and the policy goes on without."""

@@ -7,6 +7,7 @@
     json         the whole text as JSON, in canonical form
     json:a.b[0]  one value in it
     tool_calls   names and arguments, in canonical form
+    math         what is boxed, or the last number; answers that are the same mathematically are equal
 
 Patterns of one's own are named in the configuration (``extractors``); what the first group matches is the answer. An
 answer that cannot be read is None: a draw that failed.
@@ -23,7 +24,7 @@ from suffice.optimizer import InvalidInput
 
 Extractor = Callable[[Mapping[str, Any]], str | None]
 
-NAMES = ("auto", "text", "boxed", "number", "json", "tool_calls")
+NAMES = ("auto", "text", "boxed", "number", "json", "tool_calls", "math")
 LONGEST = 200_000  # characters of an answer that are looked at, from its end
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?(?:/\d+)?")
 STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d+)\]")
@@ -182,4 +183,5 @@ _NAMED: dict[str, Extractor] = {
     "number": lambda choice: number(text_of(choice)),
     "json": lambda choice: json_value(text_of(choice), ()),
     "tool_calls": tool_calls,
+    "math": lambda choice: boxed(text_of(choice)) or number(text_of(choice)),
 }

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from suffice.adapters import math_verify
+from suffice.adapters.math_verify import MathEquality
 from suffice.adapters.openai import OpenAIServer, Reply, TimedOut, Unreachable
 from suffice.adapters.verifiers import Conforms, Judge, LogProbability, Matches, Reward, Verifier, VerifierFailed
 from suffice.optimizer import InvalidInput, NotFound, SufficeError
@@ -90,6 +92,7 @@ class Gateway:
         self.metrics = GatewayMetrics(self.upstreams)
         self.active = 0
         self._clock = clock
+        self._math = MathEquality()
         self._servers: list[OpenAIServer] = []
         self._verifiers = {name: self._verifier(verifier) for name, verifier in config.verifiers.items()}
 
@@ -101,6 +104,7 @@ class Gateway:
             try:
                 yield
             finally:
+                await self._math.close()
                 for server in self._servers:
                     await server.close()
 
@@ -300,6 +304,7 @@ class Gateway:
             self._verifiers.get(asked.wishes.verifier or ""),
             calibration,
             calibration is None or not self.calibrations.drifted(calibration.name),
+            self._equality(asked),
             self._clock,
         )
         completion = Completion(asked, tools)
@@ -361,6 +366,13 @@ class Gateway:
         for piece in written:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    def _equality(self, asked: Asked) -> MathEquality | None:
+        if asked.wishes.extract != "math":
+            return None
+        if not math_verify.installed():
+            raise InvalidInput("optscale.extract", "math only with math-verify: pip install 'suffice[math]'", "math")
+        return self._math
 
     def _calibration(self, asked: Asked) -> Any:
         name = asked.wishes.calibration

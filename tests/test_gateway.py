@@ -224,6 +224,14 @@ def test_structured_outputs_are_parsed_and_voted_on_as_json(client: openai.OpenA
     assert upstream.drawn[0].body["response_format"]["type"] == "json_schema"
 
 
+def test_answers_that_are_the_same_mathematically_are_votes_for_one(front: Front, upstream: Upstream):
+    pytest.importorskip("math_verify")
+    upstream.default = says(r"\boxed{0.25}", r"\boxed{\frac{1}{2}}", r"so \boxed{0.5}", r"\boxed{\frac{2}{4}}")
+    record = front.decided(optscale={"extract": "math"})["optscale"]
+    assert record["answer"] == r"\frac{1}{2}"
+    assert len(record["posterior"]["answers"]) == 2
+
+
 def test_images_reach_the_upstream(front: Front, upstream: Upstream):
     content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
     answer = front.http.post(
@@ -363,6 +371,7 @@ def test_a_pool_is_replayed(front: Front):
 def test_metrics_add_up(front: Front, upstream: Upstream):
     record = front.decided()["optscale"]
     front.chat("tiny")
+    front.idle()
     lines = dict(line.rsplit(" ", 1) for line in front.http.get("/metrics").text.splitlines() if line[0] != "#")
     issued = 'suffice_gateway_samples_total{outcome="issued",policy="optscale"}'
     assert float(lines[issued]) == record["samples"]["issued"]
