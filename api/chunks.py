@@ -35,7 +35,7 @@ def stream(body: Mapping[str, Any], record: Mapping[str, Any], *, include_usage:
         "created": body.get("created"),
         "model": body.get("model"),
     }
-    if "system_fingerprint" in body:
+    if body.get("system_fingerprint") is not None:
         head["system_fingerprint"] = body["system_fingerprint"]
     chunks = [chunk for choice in body["choices"] for chunk in (_chat if chat else _text)(choice)]
     for i, chunk in enumerate(chunks):

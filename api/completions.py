@@ -156,7 +156,7 @@ class Tools:
     upstreams: Upstreams
     verifier: Verifier | None = None
     calibration: Calibration | None = None
-    trust_scores: bool = True
+    drifted: bool = False  # scores seem to mean something else than when they were calibrated
     equality: MathEquality | None = None
     clock: Callable[[], float] = time.monotonic
 
@@ -197,7 +197,11 @@ class Completion:
     def _sampling(self) -> Sampling:
         calibration = self.tools.calibration
         more: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
-        return sampling_of(self.asked.wishes, scores=self.tools.trust_scores, **more)
+        return sampling_of(self.asked.wishes, scores=not self._distrusted, **more)
+
+    @property
+    def _distrusted(self) -> bool:
+        return self.tools.drifted and self.asked.wishes.on_drift == "votes"
 
     def _limits(self) -> Limits:
         wishes, limits = self.asked.wishes, self.tools.config.limits
@@ -394,6 +398,7 @@ class Completion:
             else {
                 "name": wishes.verifier,
                 "calibration": wishes.calibration,
+                "drift": self.tools.drifted,
                 "error": self._verifier_error,
             },
             "tokens": tokens,
@@ -410,8 +415,8 @@ class Completion:
             return f"decided on what had come: {drawn.error}"
         if given.rejected is not None:
             return f"every answer was rejected; the first is given ({given.rejected})"
-        if not self.tools.trust_scores:
-            return "scores do not mean any more what they were calibrated for: decided by votes"
+        if self._distrusted:
+            return "scores do not seem to mean what they were calibrated for: decided by votes"
         return None
 
 

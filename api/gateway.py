@@ -303,7 +303,7 @@ class Gateway:
             self.upstreams,
             self._verifiers.get(asked.wishes.verifier or ""),
             calibration,
-            calibration is None or not self.calibrations.drifted(calibration.name),
+            calibration is not None and self.calibrations.drifted(calibration.name),
             self._equality(asked),
             self._clock,
         )

@@ -151,6 +151,7 @@ class Wishes(Config):
     extract: str | None = None
     calibration: str | None = None
     on_verifier_error: Literal["votes", "first", "fail"] | None = None
+    on_drift: Literal["warn", "votes"] | None = None  # of a calibration's scores
     returns: Literal["best", "all", "trace"] | None = Field(default=None, alias="return")
     dry_run: bool | None = None
     progress: bool | None = None
@@ -179,6 +180,7 @@ DEFAULTS = Wishes.model_validate(
         "extract": "auto",
         "overissue": "idle",
         "on_verifier_error": "votes",
+        "on_drift": "warn",
         "return": "best",
         "dry_run": False,
         "progress": False,

@@ -34,8 +34,8 @@ CALIBRATION = "tiny"
 AT_ONCE = 8
 N = 16
 MOST_TOKENS = 128
-PRICES = (0.03, 0.01, 0.004, 0.0015)
-DEFAULT = 0.004
+PRICES = (0.03, 0.004, 0.001, 0.0003)
+DEFAULT = 0.001
 
 
 @dataclass(frozen=True)
@@ -220,8 +220,6 @@ async def compare(url: str, args: argparse.Namespace) -> dict[str, Any]:
         methods[":optscale, votes alone"] = await decided(client, test, votes)
         few = {"price": DEFAULT, "calibration": CALIBRATION, "overissue": "none"}
         methods[":optscale, nothing over-issued"] = await decided(client, test, few)
-        one = {"price": DEFAULT, "calibration": CALIBRATION, "concurrency": 1}
-        methods[":optscale, one by one"] = await decided(client, test, one)
     return methods
 
 
@@ -254,8 +252,8 @@ def report(methods: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     """Run it before the vLLM at VLLM_URL."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--learn", type=int, default=100, help="questions to calibrate on")
+    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--learn", type=int, default=200, help="questions to calibrate on")
     parser.add_argument("--out", type=Path, default=Path("demo"))
     args = parser.parse_args()
     with gateway(os.environ["VLLM_URL"]) as url:

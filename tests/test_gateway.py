@@ -384,3 +384,29 @@ def test_health(front: Front):
     assert front.http.get("/healthz").json() == {"status": "ok", "upstreams": 1, "well": 1}
     assert front.http.get("/readyz").status_code == 200
     assert front.http.get("/nothing").json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_calibration_is_learned_used_exported_and_deleted(front: Front, upstream: Upstream):
+    right, wrong = {"answer": "42", "correct": 1, "score": 0.9}, {"answer": "41", "correct": 0, "score": 0.2}
+    others = [{"answer": str(k), "correct": 0, "score": 0.3} for k in range(3)]
+    prompts = [{"id": f"q{k}", "samples": [right] * (2 + k % 3) + [wrong] * (4 - k % 3) + others} for k in range(16)]
+    path = "/optscale/v1/calibrations/tiny"
+    learned = front.http.put(path, json={"pool": {"prompts": prompts}, "max_samples": 8}).json()
+    assert learned == {"name": "tiny", "version": 1, "prompts": 16, "max_samples": 8, "drift": False}
+    exported = front.http.get(path).json()
+
+    says_what = itertools.cycle([("41", -1.6), ("41", -1.6), ("42", -0.1), ("43", -1.2)])
+    upstream.default = lambda body: Say((said := next(says_what))[0], logprob=said[1])
+    wishes = {"rule": "suffice", "settings": {}, "price": 0.01, "max_samples": 8, "verifier": "log_probability"}
+    by_scores = front.decided(optscale={**wishes, "calibration": "tiny"})
+    assert by_scores["choices"][0]["message"]["content"] == "42", "two votes for 41 count less than a good score"
+    assert by_scores["optscale"]["verifier"] == {
+        "name": "log_probability", "calibration": "tiny", "drift": False, "error": None,
+    }  # fmt: skip
+
+    assert front.http.delete(path).json() == {"deleted": "tiny"}
+    assert front.http.get(path).status_code == 404
+    front.decided(status=400, optscale={"calibration": "tiny"})
+    assert front.http.put(path, json=exported).json()["version"] == 1
+    assert front.http.put(path, json={"name": "tiny"}).status_code == 400
+    assert front.http.put(path, content=b"{").status_code == 400
