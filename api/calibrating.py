@@ -13,6 +13,7 @@ from typing import Any
 
 from suffice.optimizer import InvalidInput
 from suffice.optimizer.errors import Problem
+from suffice.optimizer.pool import Pool
 
 from .errors import EngineFailed
 from .sampling_wire import CalibrationCreate
@@ -29,6 +30,7 @@ class Fitting:
 
     async def fit(self, wanted: CalibrationCreate) -> dict[str, Any]:
         """The JSON of a calibration. Raises InvalidInput for a pool that it cannot be learned from."""
+        await asyncio.to_thread(read, wanted.pool, wanted.score)
         job = json.dumps(wanted.model_dump(include={"pool", "max_samples", "score", "orders", "seed"})).encode()
         async with self._turn:
             pipe = asyncio.subprocess.PIPE
@@ -51,20 +53,24 @@ class Fitting:
 def fit(job: dict[str, Any]) -> dict[str, Any]:
     """The JSON of the calibration that a job wants, or what is wrong with its pool."""
     from suffice.optimizer.calibration import Calibration
-    from suffice.optimizer.pool import Pool
 
+    pool = read(job["pool"], job["score"])
     try:
-        pool = Pool.of(job["pool"], job["score"])
         made = Calibration.fit(pool, job["max_samples"], orders=job["orders"], seed=job["seed"])
     except InvalidInput as error:
-        return {"problems": [(_field(p.field), p.expected, _plain(p.got)) for p in error.problems]}
-    except (AttributeError, KeyError, TypeError) as error:
-        return {"problems": [("pool", "a pool as docs/sampling.md describes it", f"{type(error).__name__}: {error}")]}
+        return {"problems": [(p.field, p.expected, _plain(p.got)) for p in error.problems]}
     return made.to_json()
 
 
-def _field(field: str) -> str:
-    return f"pool.{field}" if field.startswith("prompts") else field
+def read(document: Any, score: str) -> Pool:
+    """The pool that a document holds. Raises InvalidInput."""
+    try:
+        return Pool.of(document, score)
+    except InvalidInput as error:
+        wrong = (Problem(p.field.removeprefix("pool."), p.expected, p.got) for p in error.problems)
+        raise InvalidInput.of(wrong).under("pool") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput("pool", "recorded answers (docs/sampling.md has the format)", str(error)) from None
 
 
 def _plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ async def create_calibration(parts: PartsDep, wanted: CalibrationCreate, respons
     """
     if (wanted.pool is None) == (wanted.document is None):
         raise InvalidInput("pool", "either pool or document", None if wanted.pool is None else "both")
-    document = wanted.document or await parts.fitting.fit(wanted)
+    document = await parts.fitting.fit(wanted) if wanted.document is None else wanted.document
     made = await run_in_threadpool(parts.calibrations.add, wanted.name, document)
     response.headers["Location"] = f"/v1/calibrations/{made.name}?version={made.version}"
     return made

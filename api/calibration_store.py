@@ -5,8 +5,10 @@ The gateway asks the same questions of its own folder of calibrations (calibrati
 
 from __future__ import annotations
 
+import json
+import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from suffice.optimizer import Conflict, InvalidInput, NotFound
+from suffice.optimizer.answers import Answers
 
 from .database import Database
 from .sampling_wire import CalibrationExport, CalibrationOut, DriftOut
@@ -38,12 +41,15 @@ class CalibrationStore:
 
     def add(self, name: str, document: Mapping[str, Any]) -> CalibrationOut:
         """A new version, from the JSON of a calibration. Raises InvalidInput where it is none."""
-        checked(document, "document")
+        kept = {**document, "name": name, "version": 1}
+        row = CalibrationRow(
+            name=name, version=1, document=kept, drift_total=0.0, drift_alarm=False, created_at=self.clock()
+        )
+        check(row)
         with self.database.write() as session:
             newest = session.exec(select(func.max(CalibrationRow.version)).where(CalibrationRow.name == name)).one()
-            version = (newest or 0) + 1
-            kept = {**document, "name": name, "version": version}
-            row = CalibrationRow(name=name, version=version, document=kept, created_at=self.clock())
+            row.version = (newest or 0) + 1
+            row.document = {**row.document, "version": row.version}
             session.add(row)
             session.flush()
             return calibration_out(row)
@@ -164,24 +170,38 @@ def calibration_out(row: CalibrationRow) -> CalibrationOut:
     )
 
 
-def checked(document: Mapping[str, Any], field: str) -> Calibration:
-    """The calibration that a document holds, tried out. Raises InvalidInput for what is none."""
-    from suffice.optimizer import Sampling
-    from suffice.optimizer.calibration import Calibration
+def check(row: CalibrationRow) -> None:
+    """Whether its document holds a calibration: it is read, and tried out. Raises InvalidInput."""
+    from suffice.optimizer.calibration import PRICES, Calibration
 
     try:
-        found = Calibration.from_json({**document, "name": "imported", "version": 1})
+        json.dumps(row.document, allow_nan=False)
+        found = Calibration.from_json(row.document)
+        calibration_out(row)
+        for price in PRICES:
+            _try(found, ("a", "b"), price)
         for answers in PROBES:
-            for price in (0.2, 0.01, 1e-4):
-                sampling = Sampling(max_samples=max(len(answers) + 1, 4), price=price, calibration=found)
-                for answer in answers:
-                    sampling.tell(answer, 0.5)
-                sampling.ask()
+            _try(found, answers, 0.01)
     except InvalidInput as error:
-        raise error.under(field) from None
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError) as error:
-        raise InvalidInput(field, "a calibration as it was exported", f"{type(error).__name__}: {error}") from None
-    return found
+        raise error.under("document") from None
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        expected = "a calibration as it was exported"
+        raise InvalidInput("document", expected, f"{type(error).__name__}: {error}") from None
+
+
+def _try(calibration: Calibration, answers: Sequence[str | None], price: float) -> None:
+    from suffice.optimizer import Sampling
+
+    sampling = Sampling(max_samples=8, price=price, calibration=calibration)
+    for answer in answers:
+        sampling.tell(answer, 0.5)
+    step = sampling.ask()
+    if not all(math.isfinite(number) for number in (step.confidence, step.gain or 0.0, sampling.posterior.none)):
+        raise ValueError("what it says of answers is not finite")
+    if calibration.drift is not None:
+        evidence = calibration.drift.evidence(Answers.of(answers, [0.5] * len(answers)))
+        if not math.isfinite(float(evidence[0])):
+            raise ValueError("its evidence of drift is not finite")
 
 
 def _missing(name: str, version: int | None) -> NotFound:

@@ -6,8 +6,8 @@
             trial.tell(run(**trial.params))
         print(study.best().trial.params)
 
-What can be done is in client_service.py, client_study.py and client_trial.py, once for both; here is only what blocking
-and asyncio code write differently.
+What can be done is in client_service.py, client_study.py, client_trial.py and client_sampling.py, once for both; here
+is only what blocking and asyncio code write differently.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
-from typing import Any, ClassVar, Self, overload
+from typing import Any, ClassVar, Self, Unpack, overload
 
 import httpx
 
-from . import holding, tuning
+from . import holding, sampling_loop, tuning
 from .calls import Result as Result
 from .children import Remote as Remote
 from .children import WorkerDied as WorkerDied
@@ -38,12 +38,19 @@ from .client_errors import TrialOutcome as TrialOutcome
 from .client_errors import Unauthorized as Unauthorized
 from .client_errors import Unavailable as Unavailable
 from .client_errors import UnexpectedAnswer as UnexpectedAnswer
+from .client_sampling import Answer as Answer
+from .client_sampling import BatchOptions, SamplingCalls, SamplingsCalls
 from .client_service import ClientCalls
 from .client_study import Context, StudyCalls
 from .client_trial import TrialCalls
 from .flows import AsyncLink, Awaiting, Blocking, SyncLink
 from .progress import Progress as Progress
 from .progress import Show as Show
+from .sampling_loop import Drawn, Prompts
+from .sampling_loop import Picked as Picked
+from .sampling_loop import Sampled as Sampled
+from .sampling_wire import DrawOut as Draw
+from .sampling_wire import ToldAnswer as ToldAnswer
 from .tuning import Executor as Executor
 from .tuning import Summary as Summary
 from .wire import BudgetSpec as BudgetSpec
@@ -56,29 +63,36 @@ DEFAULT_TIMEOUT = 10.0  # seconds for an answer, on top of what a request may ta
 DEFAULT_RETRIES = 10  # about a minute in all: a restart of the service does not end a run
 
 __all__ = [
+    "Answer",
     "AsyncClient",
+    "AsyncSampling",
     "AsyncStudy",
     "AsyncTrial",
     "BudgetSpec",
     "Client",
     "Conflict",
     "ConnectionFailed",
+    "Draw",
     "Executor",
     "Infeasible",
     "InvalidRequest",
     "LeaseLost",
     "Measurement",
     "NotFound",
+    "Picked",
     "Progress",
     "Pruned",
     "Remote",
     "Result",
+    "Sampled",
+    "Sampling",
     "ServerError",
     "Show",
     "Stop",
     "Study",
     "SufficeClientError",
     "Summary",
+    "ToldAnswer",
     "Trial",
     "TrialAdd",
     "TrialOutcome",
@@ -189,7 +203,11 @@ class Study(StudyCalls[Trial], Blocking):
         return tuning.optimize(self, fn, trials, workers, executor, progress, catch, worker, context)
 
 
-class Client(ClientCalls[Study], Blocking):
+class Sampling(SamplingCalls, Blocking):
+    """A sampling of the service; from `Client.create_sampling` or `Client.sampling`."""
+
+
+class Client(ClientCalls[Study], SamplingsCalls[Sampling], Blocking):
     """A service, for blocking code. May be shared between threads.
 
     Requests that got no answer, or 502, 503 or 504, are sent again up to ``retries`` times, with growing pauses; while
@@ -197,6 +215,7 @@ class Client(ClientCalls[Study], Blocking):
     """
 
     _study: ClassVar[Any] = Study
+    _sampling: ClassVar[Any] = Sampling
 
     def __init__(
         self,
@@ -210,6 +229,24 @@ class Client(ClientCalls[Study], Blocking):
         url, headers = _address(base_url, api_key)
         http = httpx.Client(base_url=url, headers=headers, transport=transport, limits=LIMITS)
         self._link = SyncLink(timeout, retries, http=http)
+
+    def sample(
+        self,
+        draw: Callable[[Any, int], Drawn],
+        prompts: Prompts,
+        *,
+        workers: int = 1,
+        **options: Unpack[BatchOptions],
+    ) -> Sampled[Sampling]:
+        """Draw answers to ``prompts`` until each has enough, and say which to give.
+
+        ``draw(prompt, count)`` returns that many answers, each an `Answer` or what is voted on; what it raises is
+        raised here. ``workers`` prompts are drawn for at a time, in threads. The options are those of
+        `create_sampling`.
+        """
+        named = sampling_loop.named(prompts, workers)
+        sampling: Sampling = self._link.run(self._begin(list(named), options))
+        return sampling_loop.sample(sampling, draw, named, workers)
 
     def __enter__(self) -> Self:
         return self
@@ -304,10 +341,15 @@ class AsyncStudy(StudyCalls[AsyncTrial], Awaiting):
         return await tuning.optimize_async(self, fn, trials, workers, progress, catch, worker, context)
 
 
-class AsyncClient(ClientCalls[AsyncStudy], Awaiting):
+class AsyncSampling(SamplingCalls, Awaiting):
+    """A sampling of the service; from `AsyncClient.create_sampling` or `AsyncClient.sampling`."""
+
+
+class AsyncClient(ClientCalls[AsyncStudy], SamplingsCalls[AsyncSampling], Awaiting):
     """A service, for asyncio code; otherwise as `Client`."""
 
     _study: ClassVar[Any] = AsyncStudy
+    _sampling: ClassVar[Any] = AsyncSampling
 
     def __init__(
         self,
@@ -321,6 +363,19 @@ class AsyncClient(ClientCalls[AsyncStudy], Awaiting):
         url, headers = _address(base_url, api_key)
         http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, limits=LIMITS)
         self._link = AsyncLink(timeout, retries, http=http)
+
+    async def sample(
+        self,
+        draw: Callable[[Any, int], Awaitable[Drawn]],
+        prompts: Prompts,
+        *,
+        workers: int = 1,
+        **options: Unpack[BatchOptions],
+    ) -> Sampled[AsyncSampling]:
+        """As `Client.sample`, with a coroutine function."""
+        named = sampling_loop.named(prompts, workers)
+        sampling: AsyncSampling = await self._link.run(self._begin(list(named), options))
+        return await sampling_loop.sample_async(sampling, draw, named, workers)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, FiniteFloat, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from .wire import Name, StopOut, Wire
 
@@ -26,6 +26,8 @@ Answer = (
 )
 """What is voted on: equal answers are votes for the same."""
 
+Setting = StrictStr | StrictBool | Annotated[StrictInt, Field(gt=-(2**53), lt=2**53)] | FiniteFloat
+
 
 class PriorSpec(Wire):
     """Probabilities of prompt types (`suffice.optimizer.answers.TypePrior`)."""
@@ -38,7 +40,7 @@ class SamplingOptions(Wire):
     """How a prompt is decided; see `suffice.optimizer.Sampling`."""
 
     rule: str = "suffice"
-    settings: dict[str, StrictStr | bool | StrictInt | FiniteFloat] = Field(default_factory=dict)  # of the rule
+    settings: dict[str, Setting] = Field(default_factory=dict)  # of the rule
     max_samples: int = Field(default=64, ge=1, le=MOST_SAMPLES)
     target: FiniteFloat | None = None
     price: FiniteFloat | None = None

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for parameters, spaces and configurations."""
+"""Hypothesis strategies for parameters, spaces and configurations, and for what nobody would send."""
 
 from __future__ import annotations
 
@@ -56,3 +56,32 @@ def spaces(draw: st.DrawFn) -> Space:
 
 def configurations(space: Space, n: int, seed: int) -> list[dict[str, Any]]:
     return space.decode(space.sample(n, np.random.default_rng(seed)))
+
+
+# --- requests with something wrong in them ----------------------------------------------------------------------------
+
+STRANGE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([2**31, 2**53, 2**63, 2**64, -(2**70), 10**400, -1, 0]),
+    st.floats(),
+    st.text(max_size=20),
+    st.sampled_from(["", "\0", "\ud800", "x" * 5000, "NaN", "x1 <= ", "((((", "not", "COMPLETED", "1e999"]),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
+)
+
+
+def places(body: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something can be replaced."""
+    items = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    return [at, *(place for key, value in items for place in places(value, (*at, key)))]
+
+
+def replaced(body: Any, place: tuple[Any, ...], value: Any) -> Any:
+    if not place:
+        return value
+    copy = dict(body) if isinstance(body, dict) else list(body)
+    copy[place[0]] = replaced(copy[place[0]], place[1:], value)
+    return copy

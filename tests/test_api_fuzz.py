@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live import BRANIN, Service, serving
+from strategies import STRANGE, places, replaced
 
 TRIAL = {"parameters": {"x1": 1.0, "x2": 2.0}, "measurements": [{"metric": "loss", "value": 1.0}]}
 STUDY: dict[str, Any] = {**BRANIN, "name": "new"}
@@ -69,31 +70,6 @@ BODIES: list[tuple[str, Any]] = [
     ("/v1/studies/fuzzed/predict", {"configurations": [{"x1": 1.0, "x2": 2.0}], "max_wait_s": 0.01}),
 ]
 WAITING = ("/ask", "/predict", "/best", "/pareto", "/advice")
-STRANGE = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.sampled_from([2**31, 2**53, 2**63, 2**64, -(2**70), 10**400, -1, 0]),
-    st.floats(),
-    st.text(max_size=20),
-    st.sampled_from(["", "\0", "\ud800", "x" * 5000, "NaN", "x1 <= ", "((((", "not", "COMPLETED", "1e999"]),
-    st.lists(st.integers(), max_size=2),
-    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
-)
-
-
-def places(body: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where something can be replaced."""
-    items = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
-    return [at, *(place for key, value in items for place in places(value, (*at, key)))]
-
-
-def replaced(body: Any, place: tuple[Any, ...], value: Any) -> Any:
-    if not place:
-        return value
-    copy = dict(body) if isinstance(body, dict) else list(body)
-    copy[place[0]] = replaced(copy[place[0]], place[1:], value)
-    return copy
 
 
 @st.composite
