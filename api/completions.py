@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.adapters.math_verify import MathEquality
 from suffice.adapters.openai import Reply
+from suffice.adapters.strategies import perturbed
 from suffice.adapters.verifiers import Question, Verifier, VerifierFailed
 from suffice.optimizer import InvalidInput, Sampling
 
@@ -190,8 +191,11 @@ class Completion:
         self._add_logprobs = tools.verifier is not None and tools.verifier.logprobs and not asked.body.get("logprobs")
         self._sent: dict[int, float] = {}
         self._busy = 0.0
-        extra: dict[str, Any] = ({"logprobs": True} if asked.chat else {"logprobs": 0}) if self._add_logprobs else {}
-        self._raw = asked.raw(**extra)
+        self._extra: dict[str, Any] = {}
+        if self._add_logprobs:
+            self._extra = {"logprobs": True} if asked.chat else {"logprobs": 0}
+        self._raw = asked.raw(**self._extra)
+        self._failures: int | None = 0  # answers that were rejected, or no good; None: there was a good one
         self.drawing = Drawing(self._sampling(), self._draw, self._limits(), lambda: tools.upstreams.busy, tools.clock)
 
     def _sampling(self) -> Sampling:
@@ -232,6 +236,10 @@ class Completion:
     async def _draw(self, number: int) -> Answer:
         """One draw: sent, read, and scored."""
         raw = self._raw
+        after = self.asked.wishes.perturb_after
+        if after is not None and self._failures is not None and self._failures >= after:
+            changed = {"model": self.asked.model, **perturbed(self.asked.body, number), **self._extra}
+            raw = json.dumps(changed).encode()
         if self.asked.seed is not None:
             raw = raw[:-1] + b', "seed": %d}' % (self.asked.seed + number)
 
@@ -254,6 +262,10 @@ class Completion:
         if answer is not None and self.tools.equality is not None:
             answer = await self._one_of(answer, self.tools.equality)
         score = await self._score(choice) if reason is None else None
+        if reason is None and score != 0:
+            self._failures = None
+        elif self._failures is not None:
+            self._failures += 1
         usage = body.get("usage")
         prompt, completion = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
         return Answer(number, answer, completion, score, prompt, seconds, reason, body)

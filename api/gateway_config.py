@@ -151,6 +151,7 @@ class Wishes(Config):
     extract: str | None = None
     calibration: str | None = None
     on_verifier_error: Literal["votes", "first", "fail"] | None = None
+    perturb_after: int | None = Field(default=None, ge=1)  # failures without a success: then the prompt is perturbed
     on_drift: Literal["warn", "votes"] | None = None  # of a calibration's scores
     returns: Literal["best", "all", "trace"] | None = Field(default=None, alias="return")
     dry_run: bool | None = None

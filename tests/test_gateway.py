@@ -232,6 +232,15 @@ def test_answers_that_are_the_same_mathematically_are_votes_for_one(front: Front
     assert len(record["posterior"]["answers"]) == 2
 
 
+def test_after_failures_the_question_is_perturbed(front: Front, upstream: Upstream):
+    upstream.script = [Say("4", finish="length")] * 3
+    front.decided(question="6 x 7?", optscale={"perturb_after": 3, "concurrency": 1})
+    asked = [seen.body["messages"][-1]["content"] for seen in upstream.drawn]
+    assert asked[:3] == ["6 x 7?"] * 3
+    assert asked[3].endswith(" 6 x 7?")
+    assert asked[4:] == ["6 x 7?"] * len(asked[4:]), "what works is not perturbed"
+
+
 def test_images_reach_the_upstream(front: Front, upstream: Upstream):
     content = [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]
     answer = front.http.post(
