@@ -34,8 +34,9 @@ CALIBRATION = "tiny"
 AT_ONCE = 8
 N = 16
 MOST_TOKENS = 128
-PRICES = (0.03, 0.004, 0.001, 0.0003)
-DEFAULT = 0.001
+PRICES = (0.03, 0.01, 0.002, 0.0005)
+DEFAULT = 0.002
+SAVING = {"calibration": CALIBRATION, "overissue": "none"}  # tokens rather than time
 
 
 @dataclass(frozen=True)
@@ -213,13 +214,11 @@ async def compare(url: str, args: argparse.Namespace) -> dict[str, Any]:
             methods[f"majority of {n}"] = fixed(draws, majority, n)
             methods[f"best of {n} by log-probability"] = fixed(draws, best, n)
         for price in PRICES:
-            methods[f":optscale, price {price:g}"] = await decided(
-                client, test, {"price": price, "calibration": CALIBRATION}
-            )
-        votes = {"price": DEFAULT, "verifier": "none"}
+            methods[f":optscale, price {price:g}"] = await decided(client, test, {"price": price, **SAVING})
+        votes = {"price": DEFAULT, "verifier": "none", "overissue": "none"}
         methods[":optscale, votes alone"] = await decided(client, test, votes)
-        few = {"price": DEFAULT, "calibration": CALIBRATION, "overissue": "none"}
-        methods[":optscale, nothing over-issued"] = await decided(client, test, few)
+        quick = {"price": DEFAULT, "calibration": CALIBRATION, "overissue": "idle"}
+        methods[":optscale, window of 6"] = await decided(client, test, quick)
     return methods
 
 

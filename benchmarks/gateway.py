@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,8 @@ def process(command: Sequence[str | Path], port: int, **env: str) -> Generator[s
             raise RuntimeError(f"{command[0]} did not start")
         yield started
     finally:
-        os.killpg(started.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGTERM)
         try:
             started.wait(10)
         except subprocess.TimeoutExpired:
@@ -259,7 +260,7 @@ def its_hub(bin_: Path, upstream_url: str, requests: int, folder: Path) -> dict[
         url = f"http://127.0.0.1:{port}"
         setting = {
             "provider": "openai", "endpoint": f"{upstream_url}/v1", "api_key": "sk-1", "model": "tiny",
-            "alg": "self-consistency",
+            "alg": "self-consistency", "regex_patterns": [r"answer is (\d+)"],
         }  # fmt: skip
 
         async def configure() -> None:
