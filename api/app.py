@@ -62,6 +62,8 @@ def create_app(
     )
 
     gateway = _gateway(settings)
+    if gateway is not None and gateway.config.calibrations is None:
+        _share(calibrations, gateway)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
@@ -101,6 +103,13 @@ def _gateway(settings: Settings) -> Gateway | None:
     if settings.gateway_config is not None:
         return Gateway(GatewayConfig.read(settings.gateway_config))
     return Gateway(GatewayConfig.brief(settings.upstream or "", settings.verifier))
+
+
+def _share(calibrations: CalibrationStore, gateway: Gateway) -> None:
+    """Have a gateway that has no folder of calibrations use the service's."""
+    from .service_calibrations import ServiceCalibrations
+
+    gateway.calibrations = ServiceCalibrations(calibrations)
 
 
 class GatewayRoute(Route):

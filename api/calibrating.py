@@ -37,29 +37,33 @@ class Fitting:
             environment = {**os.environ, **ONE_THREAD}
             process = await asyncio.create_subprocess_exec(*COMMAND, stdin=pipe, stdout=pipe, env=environment)
             try:
-                answer, _ = await process.communicate(job)
+                found, _ = await process.communicate(job)
             finally:
                 if process.returncode is None:  # the request was given up
                     process.kill()
                     await process.wait()
         if process.returncode != 0:
             raise EngineFailed("the calibration could not be fitted; the service's log says why")
-        found: dict[str, Any] = json.loads(answer)
-        if "problems" in found:
-            raise InvalidInput.of(Problem(*problem) for problem in found["problems"])
-        return found
+        made: dict[str, Any] = json.loads(found)
+        if "problems" in made:
+            raise InvalidInput.of(Problem(*problem) for problem in made["problems"])
+        return made
 
 
-def fit(job: dict[str, Any]) -> dict[str, Any]:
-    """The JSON of the calibration that a job wants, or what is wrong with its pool."""
+def fitted(wanted: CalibrationCreate) -> dict[str, Any]:
+    """The JSON of a calibration, computed here. Raises InvalidInput."""
     from suffice.optimizer.calibration import Calibration
 
-    pool = read(job["pool"], job["score"])
+    pool = read(wanted.pool, wanted.score)
+    return Calibration.fit(pool, wanted.max_samples, orders=wanted.orders, seed=wanted.seed).to_json()
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of the calibration that a job wants, or what is wrong with its pool."""
     try:
-        made = Calibration.fit(pool, job["max_samples"], orders=job["orders"], seed=job["seed"])
+        return fitted(CalibrationCreate(name="fitted", **job))
     except InvalidInput as error:
         return {"problems": [(p.field, p.expected, _plain(p.got)) for p in error.problems]}
-    return made.to_json()
 
 
 def read(document: Any, score: str) -> Pool:
@@ -79,4 +83,4 @@ def _plain(value: Any) -> Any:
 
 if __name__ == "__main__":
     os.nice(5)
-    sys.stdout.write(json.dumps(fit(json.load(sys.stdin))))
+    sys.stdout.write(json.dumps(answer(json.load(sys.stdin))))

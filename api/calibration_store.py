@@ -1,6 +1,7 @@
 """Calibrations in the database: versions that never change, and what the drift alarm has seen since.
 
-The gateway asks the same questions of its own folder of calibrations (calibrations.py).
+A gateway inside the service uses them too (service_calibrations.py); one that runs alone has a folder of its own
+(calibrations.py).
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class CalibrationStore:
             for row in rows:
                 session.delete(row)
 
-    def wanted(self, name: str | None, version: int | None) -> tuple[int | None, Calibration | None, bool]:
+    def wanted(self, name: str | None, version: int | None) -> tuple[int | None, Calibration | None, bool | None]:
         """The id of a calibration that a request names, the calibration, and whether its alarm is on.
 
         Raises InvalidInput where it is not there.
@@ -105,13 +106,27 @@ class CalibrationStore:
         if name is None:
             if version is not None:
                 raise InvalidInput("calibration_version", "none without a calibration", version)
-            return None, None, False
+            return None, None, None
         with self.database.read() as session:
             try:
                 row = by_name(session, name, version)
             except NotFound as error:
                 raise InvalidInput("calibration", f"a calibration of this service ({error})", name) from None
         return row.id, self.of(row.id, row.document), row.drift_alarm
+
+    def named(self, name: str, version: int | None = None) -> tuple[int, Calibration]:
+        """The id of a version or of the newest, and the calibration. Raises NotFound."""
+        with self.database.read() as session:
+            row = by_name(session, name, version)
+        return row.id, self.of(row.id, row.document)
+
+    def watch(self, name: str, version: int, answers: Sequence[str | None], scores: Sequence[float | None]) -> None:
+        """Have the drift alarm look at the answers to one more prompt. Raises NotFound."""
+        calibration_id, calibration = self.named(name, version)
+        found = evidence(calibration, answers, scores)
+        if found is not None:
+            with self.database.write() as session:
+                watch(session, calibration_id, found)
 
     def of(self, calibration_id: int, document: Mapping[str, Any] | None = None) -> Calibration:
         """The calibration, ready to use: a version never changes, an id is never used twice."""
@@ -133,12 +148,21 @@ class CalibrationStore:
         return found
 
 
+def evidence(calibration: Calibration, answers: Sequence[Any], scores: Sequence[float | None]) -> float | None:
+    """What the drift alarm makes of the answers to a prompt; None where it makes nothing of them."""
+    if calibration.drift is None or len(answers) < 2 or any(score is None for score in scores):
+        return None
+    return float(calibration.drift.evidence(Answers.of(answers, scores))[0])
+
+
 def watch(session: Session, calibration_id: int, evidence: float) -> None:
     """Have the drift alarm of a calibration know of one more prompt."""
     from suffice.optimizer.drift import Watch
 
     query = select(CalibrationRow).where(CalibrationRow.id == calibration_id)
-    row = session.exec(query.with_for_update()).one()
+    row = session.exec(query.with_for_update()).first()
+    if row is None:
+        raise NotFound("the calibration was deleted")
     after = Watch(row.drift_total, row.drift_alarm).after(evidence)
     row.drift_total, row.drift_alarm = after.total, after.alarm
 

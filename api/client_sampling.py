@@ -69,6 +69,7 @@ class Options(TypedDict, total=False):
     calibration: str | None
     calibration_version: int | None
     scores: bool
+    on_drift: str
 
 
 class BatchOptions(Options, total=False):

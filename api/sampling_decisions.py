@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from suffice.optimizer import Draw, Enough, InvalidInput, Sampling
-from suffice.optimizer.answers import FLAT, Answers, TypePrior
+from suffice.optimizer.answers import FLAT, TypePrior
 from suffice.optimizer.sampling import EnoughReason
 from suffice.optimizer.stopping import RULES, rule
 
+from .calibration_store import evidence
 from .sampling_wire import (
     MOST_PRIORS,
     MOST_WITH_PRIOR,
@@ -314,14 +315,11 @@ def _decided(state: State) -> Iterator[tuple[Decided, Sampling]]:
 
 def _evidence(calibration: Calibration | None, one: Decided) -> float | None:
     """What the drift alarm makes of a prompt that has enough; it looks at each once."""
-    if calibration is None or calibration.drift is None or one.stop is None or one.state.watched:
+    if calibration is None or one.stop is None or one.state.watched:
         return None
     told = {d.number: d for d in one.state.draws}
     counted = [told[n] for n in range(one.step.samples)]
-    if len(counted) < 2 or any(d.score is None for d in counted):
-        return None
-    answers = Answers.of([d.answer for d in counted], [d.score for d in counted])
-    return float(calibration.drift.evidence(answers)[0])
+    return evidence(calibration, [d.answer for d in counted], [d.score for d in counted])
 
 
 def _stop(state: State, decided: Sequence[Decided]) -> Mapping[str, Any] | None:
@@ -358,11 +356,16 @@ def result(
     )
 
 
-def decide(wanted: SamplingDecide, calibration: Calibration | None) -> SamplingDecideOut:
+def trusts(wanted: SamplingOptions, alarm: bool | None) -> bool:
+    """Whether scores are looked at, with the calibration's drift alarm on or off."""
+    return wanted.scores and not (alarm and wanted.on_drift == "votes")
+
+
+def decide(wanted: SamplingDecide, calibration: Calibration | None, alarm: bool | None) -> SamplingDecideOut:
     """The decision after the answers so far, and the pick."""
     check(wanted, calibration)
     check_prior(wanted, wanted.prior, "prior")
-    definition = _definition(wanted)
+    definition = {**_definition(wanted), "scores": trusts(wanted, alarm)}
     if needs_scores(definition, calibration):
         for i, a in enumerate(wanted.answers):
             if a.answer is not None and a.score is None:
@@ -380,6 +383,7 @@ def decide(wanted: SamplingDecide, calibration: Calibration | None) -> SamplingD
         pick=sampling.pick,  # type: ignore[arg-type]
         pick_number=sampling.pick_number,
         posterior=posterior_out(sampling),
+        drift=alarm,
     )
 
 

@@ -21,7 +21,7 @@ from suffice.optimizer.errors import Problem
 
 from .calibration_store import CalibrationStore, watch
 from .database import Database
-from .sampling_decisions import Plan, PromptState, State, Told, needs_scores, plan, result, standing
+from .sampling_decisions import Plan, PromptState, State, Told, needs_scores, plan, result, standing, trusts
 from .sampling_wire import (
     DrawOut,
     PromptSpec,
@@ -53,11 +53,12 @@ class SamplingStore:
         self.clock = clock
 
     def create(
-        self, wanted: SamplingCreate, prompts: Sequence[PromptSpec], calibration_id: int | None, scores: bool
+        self, wanted: SamplingCreate, prompts: Sequence[PromptSpec], calibration_id: int | None, alarm: bool | None
     ) -> str:
         """A new sampling's id, or that of an equal one with the same key; the caller has checked it."""
         at = self.clock()
-        definition = {**wanted.model_dump(mode="json", include=DEFINITION), "scores": scores}
+        wished = wanted.model_dump(mode="json", include=DEFINITION)
+        definition = {**wished, "scores": trusts(wanted, alarm), "drift": alarm}
         row = SamplingRow(
             public_id=secrets.token_hex(8),
             key=wanted.idempotency_key,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, StrictBool, StrictFloat, StrictInt, StrictStr
 
@@ -52,6 +52,7 @@ class SamplingOptions(Wire):
     calibration: Name | None = None
     calibration_version: int | None = Field(default=None, ge=1, lt=2**31)  # None: the newest
     scores: bool = True  # False: by votes alone
+    on_drift: Literal["warn", "votes"] = "warn"  # while the calibration's alarm is on: say so, or go by votes
 
 
 class PromptSpec(Wire):
@@ -174,6 +175,7 @@ class SamplingInfo(SamplingOptions):
     budget: TokenBudget | None = None
     deadline: float | None = None
     lease_seconds: float
+    drift: bool | None = None  # with a calibration: whether its alarm was on at the beginning
     metadata: dict[str, Any] = Field(default_factory=dict)
     created_at: datetime
     updated_at: datetime
@@ -234,6 +236,7 @@ class SamplingDecideOut(Wire):
     pick: Answer | None = None
     pick_number: int | None = None
     posterior: PosteriorOut
+    drift: bool | None = None  # with a calibration: whether its alarm is on
 
 
 # --- calibrations -----------------------------------------------------------------------------------------------------

@@ -30,11 +30,12 @@ Id = Annotated[str, Path(max_length=32, description="The sampling's id")]
 def create_sampling(parts: PartsDep, wanted: SamplingCreate, response: Response) -> SamplingOut:
     """One prompt or a batch, under one price or one budget of tokens. Texts stay with the caller: prompts have ids.
 
-    With the newest version of a calibration unless told otherwise. While its drift alarm is on, `scores` is false.
+    With the newest version of a calibration unless told otherwise; `drift` says whether its alarm is on. With
+    `on_drift` `votes` scores are left alone then (`scores` is false).
     """
     calibration_id, calibration, alarm = parts.calibrations.wanted(wanted.calibration, wanted.calibration_version)
     prompts = sampling_decisions.check_create(wanted, calibration)
-    made = parts.samplings.create(wanted, prompts, calibration_id, wanted.scores and not alarm)
+    made = parts.samplings.create(wanted, prompts, calibration_id, alarm)
     response.headers["Location"] = f"/v1/samplings/{made}"
     return parts.samplings.sampling(made)
 
@@ -50,8 +51,7 @@ def list_samplings(parts: PartsDep, limit: Limit = 100, cursor: Cursor = None) -
 def decide(parts: PartsDep, wanted: SamplingDecide) -> SamplingDecideOut:
     """The decision after the answers so far, and which of them to give."""
     _, calibration, alarm = parts.calibrations.wanted(wanted.calibration, wanted.calibration_version)
-    wanted = wanted.model_copy(update={"scores": wanted.scores and not alarm})
-    return sampling_decisions.decide(wanted, calibration)
+    return sampling_decisions.decide(wanted, calibration, alarm)
 
 
 @router.get("/samplings/{id}", responses=problems(404), summary="Read a sampling")

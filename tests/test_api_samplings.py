@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 from live import Service, serving
 from strategies import STRANGE, places, replaced
 
+from suffice.api.calibration_store import CalibrationStore
+from suffice.api.database import Database, migrate
+from suffice.api.service_calibrations import ServiceCalibrations
 from suffice.optimizer import Draw, Enough, Sampling, decide
 from suffice.optimizer.allocation import Batch
 from suffice.optimizer.answers import ALPHAS, THETAS, Answers
@@ -476,33 +479,76 @@ def test_what_is_wrong_with_a_calibration_is_named(service: Service, body: dict[
     assert [p["field"] for p in problem["errors"]] == [field]
 
 
-def test_scores_are_left_alone_once_they_stop_to_mean_anything(service: Service, calibration: Calibration):
+def test_the_alarm_goes_off_once_scores_stop_to_mean_anything(service: Service, calibration: Calibration):
     document = service.call("GET", "/v1/calibrations/fitted/export")["document"]
     service.call("POST", "/v1/calibrations", {"name": "drifting", "document": document})
     assert calibration.drift is not None
-    total = 0.0
-    for i in range(200):
-        scored = [(one["answer"], 1.0 - one["score"]) for one in (reading(f"d{i}", n) for n in range(8))]
-        path = create(service, calibration="drifting", max_samples=8, price=1e-7, least_gain=0)
-        tell(service, path, [{"number": n, "answer": a, "score": s} for n, (a, s) in enumerate(scored)])
-        ask(service, path)
-        ask(service, path)
-        evidence = calibration.drift.evidence(Answers.of([a for a, _ in scored], [s for _, s in scored]))
-        total = max(total + float(evidence[0]), 0.0)
-        drift = service.call("GET", "/v1/calibrations/drifting")["drift"]
-        assert drift["total"] == pytest.approx(total), "each prompt counts once"
-        assert drift["alarm"] == (total > LIMIT)
-        if drift["alarm"]:
-            break
-    assert drift["alarm"]
-    warned = service.call("POST", "/v1/samplings", {"calibration": "drifting", "max_samples": 8})
-    assert warned["scores"] is False
-    wanted = {"calibration": "drifting", "price": 0.01}
-    found = [
-        service.call("POST", "/v1/samplings:decide", {"answers": [{"answer": "a", "score": s}], **wanted})
-        for s in (0.1, 0.9)
-    ]
-    assert found[0] == found[1]
+    prompts = [f"d{i}" for i in range(40)]
+    path = create(service, prompts=prompts, calibration="drifting", max_samples=8, price=0.01)
+    answers = [{"prompt": p, "number": n, **reading(p, n)} for p in prompts for n in range(8)]
+    for answer in answers:
+        answer["score"] = 1.0 - answer["score"]
+    tell(service, path, answers)
+    for _ in range(2):
+        assert "stop" in ask(service, path)
+    total, alarm = 0.0, False
+    for p in prompts:
+        own = [answer for answer in answers if answer["prompt"] == p]
+        known = Answers.of([answer["answer"] for answer in own], [answer["score"] for answer in own])
+        total = max(total + float(calibration.drift.evidence(known)[0]), 0.0)
+        alarm |= total > LIMIT
+    drift = service.call("GET", "/v1/calibrations/drifting")["drift"]
+    assert drift["total"] == pytest.approx(total), "each prompt counts once"
+    assert drift["alarm"] == alarm is True
+    wanted = {"calibration": "drifting", "max_samples": 8, "price": 0.01}
+    for on_drift, scores in (("warn", True), ("votes", False)):
+        made = service.call("POST", "/v1/samplings", {**wanted, "on_drift": on_drift})
+        assert (made["drift"], made["scores"]) == (True, scores)
+        both = [
+            service.call("POST", "/v1/samplings:decide", {**wanted, "on_drift": on_drift, "answers": [answer]})
+            for answer in ({"answer": "a", "score": 0.1}, {"answer": "a", "score": 0.9})
+        ]
+        assert both[0]["drift"]
+        assert (both[0] != both[1]) == scores
+
+
+def test_a_gateway_in_the_service_has_the_same_calibrations(service: Service, tmp_path: Path):
+    document = service.call("GET", "/v1/calibrations/fitted/export")["document"]
+    with serving(tmp_path, workers=0, upstream="http://127.0.0.1:9") as both:
+        own = "/optscale/v1/calibrations"
+        both.call("POST", "/v1/calibrations", {"name": "a", "document": document}, status=201)
+        assert both.call("PUT", f"{own}/a", document)["version"] == 2
+        assert both.call("GET", f"{own}/a") == {**document, "name": "a", "version": 2}
+        assert both.call("PUT", f"{own}/b", {"pool": pool(8, 4), "max_samples": 4, "orders": 1})["prompts"] == 8
+        facts = both.call("GET", own)["calibrations"]
+        assert [(one["name"], one["version"], one["drift"]) for one in facts] == [("a", 2, False), ("b", 1, False)]
+        assert [one["name"] for one in both.call("GET", "/v1/calibrations")["calibrations"]] == ["a", "b"]
+        both.call("DELETE", f"{own}/b")
+        both.call("GET", "/v1/calibrations/b", status=404)
+        both.call("GET", f"{own}/b", status=404)
+        both.call("PUT", f"{own}/b", {"pool": 3}, status=400)
+        both.call("PUT", "/v1/samplings", {}, status=405)
+
+
+def test_what_a_gateway_sees_raises_the_alarm_for_all(service: Service, tmp_path: Path, calibration: Calibration):
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    migrate(database)
+    store = CalibrationStore(database)
+    store.add("mine", calibration.to_json())
+    shared = ServiceCalibrations(store)
+    for i in range(100):
+        answers = [reading(f"d{i}", n) for n in range(8)]
+        shared.watch("mine", [a["answer"] for a in answers], [1.0 - a["score"] for a in answers])
+    shared.watch("mine", ["a", "b"], [0.5, None])
+    shared.watch("nobody", ["a", "b"], [0.5, 0.5])
+    shared._writer.shutdown()
+    shared._seen.clear()
+    assert shared.drifted("mine")
+    assert store.wanted("mine", None)[2]
+    assert "mine" in shared
+    assert "nobody" not in shared
+    assert shared.get("mine").to_json() == {**calibration.to_json(), "name": "mine"}
+    database.close()
 
 
 # --- anything at all --------------------------------------------------------------------------------------------------
