@@ -365,7 +365,7 @@ def decide(wanted: SamplingDecide, calibration: Calibration | None, alarm: bool 
     """The decision after the answers so far, and the pick."""
     check(wanted, calibration)
     check_prior(wanted, wanted.prior, "prior")
-    definition = {**_definition(wanted), "scores": trusts(wanted, alarm)}
+    definition: dict[str, Any] = {**_definition(wanted), "scores": trusts(wanted, alarm)}
     if needs_scores(definition, calibration):
         for i, a in enumerate(wanted.answers):
             if a.answer is not None and a.score is None:

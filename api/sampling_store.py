@@ -166,8 +166,9 @@ class SamplingStore:
     def _hand_out(self, session: Session, row: SamplingRow, made: Plan, wanted: SamplingAsk) -> SamplingAskOut:
         at = self.clock()
         expires = at + timedelta(seconds=row.definition["lease_seconds"])
+        rows = {p.position: p for p in _prompts(session, row.id, {one.state.position for one in made.decided})}
         for one in made.decided:
-            prompt = session.get_one(PromptRow, (row.id, one.state.position))
+            prompt = rows[one.state.position]
             prompt.decided = one.state.told
             prompt.stop = one.stop
             if one.stop or one.numbers:
@@ -175,10 +176,15 @@ class SamplingStore:
             if one.evidence is not None and row.calibration_id is not None:
                 prompt.watched = True
                 watch(session, row.calibration_id, one.evidence)
+            known = {d.number for d in one.state.draws}
             for number in one.numbers:
-                draw = DrawRow(sampling_id=row.id, position=prompt.position, number=number)
+                place = (row.id, prompt.position, number)
+                if number in known:  # its time was up
+                    draw = session.get_one(DrawRow, place)
+                else:
+                    draw = DrawRow(sampling_id=place[0], position=place[1], number=place[2])
+                    session.add(draw)
                 draw.key, draw.expires_at = wanted.idempotency_key, expires
-                session.merge(draw)  # it is there where its time was up
         if made.decided:
             row.sequence += 1
             row.updated_at = at
@@ -292,8 +298,10 @@ def by_public_id(session: Session, public_id: str, *, lock: bool = False) -> Sam
     return row
 
 
-def _prompts(session: Session, sampling_id: int) -> Sequence[PromptRow]:
+def _prompts(session: Session, sampling_id: int, positions: set[int] | None = None) -> Sequence[PromptRow]:
     query = select(PromptRow).where(PromptRow.sampling_id == sampling_id)
+    if positions is not None and len(positions) <= 500:  # parameters of one statement
+        query = query.where(col(PromptRow.position).in_(positions))
     return session.exec(query.order_by(col(PromptRow.position))).all()
 
 

@@ -483,7 +483,7 @@ def test_the_alarm_goes_off_once_scores_stop_to_mean_anything(service: Service, 
     document = service.call("GET", "/v1/calibrations/fitted/export")["document"]
     service.call("POST", "/v1/calibrations", {"name": "drifting", "document": document})
     assert calibration.drift is not None
-    prompts = [f"d{i}" for i in range(40)]
+    prompts = [f"d{i}" for i in range(120)]
     path = create(service, prompts=prompts, calibration="drifting", max_samples=8, price=0.01)
     answers = [{"prompt": p, "number": n, **reading(p, n)} for p in prompts for n in range(8)]
     for answer in answers:
