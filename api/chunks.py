@@ -26,7 +26,7 @@ def comment(text: str) -> bytes:
 def stream(body: Mapping[str, Any], record: Mapping[str, Any], *, include_usage: bool) -> Iterator[bytes]:
     """A whole response as events: the role, the text in pieces, the finish; usage if wanted; the end.
 
-    The decision record rides on the last chunk.
+    The decision record rides on the last chunk; so does the system's fingerprint, as vLLM has it.
     """
     chat = body.get("object") == "chat.completion" or "message" in body["choices"][0]
     head = {
@@ -35,18 +35,20 @@ def stream(body: Mapping[str, Any], record: Mapping[str, Any], *, include_usage:
         "created": body.get("created"),
         "model": body.get("model"),
     }
+    last = {"optscale": record}
     if body.get("system_fingerprint") is not None:
-        head["system_fingerprint"] = body["system_fingerprint"]
+        last["system_fingerprint"] = body["system_fingerprint"]
     chunks = [chunk for choice in body["choices"] for chunk in (_chat if chat else _text)(choice)]
     for i, chunk in enumerate(chunks):
         written: dict[str, Any] = {**head, "choices": [chunk]}
         if include_usage:
             written["usage"] = None
         elif i == len(chunks) - 1:
-            written["optscale"] = record
+            written |= last
         yield event(written)
     if include_usage:
-        yield event({**head, "choices": [], "usage": body.get("usage"), "optscale": record})
+        usage = {name: value for name, value in body["usage"].items() if value is not None}  # as vLLM streams it
+        yield event({**head, "choices": [], "usage": usage, **last})
     yield DONE
 
 
