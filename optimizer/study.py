@@ -525,6 +525,9 @@ class Study:
                 raise InvalidInput("conservative", expected, self.conservative)
         if self.goal.several:
             raise InvalidInput("conservative", "none, with several objectives", self.conservative)
+        if self.goal.outcome_constraints:
+            expected = "none, with outcome constraints: a step from the baseline to a suggestion may break them"
+            raise InvalidInput("conservative", expected, self.conservative)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -224,3 +224,5 @@ def test_what_it_cannot_be_combined_with_is_refused() -> None:
         Study(PLANE, [Objective("a"), Objective("b")], conservative={"baseline": BASELINE, "margin": 0.1})
     with pytest.raises(InvalidInput, match="context"):
         study(context=["x"])
+    with pytest.raises(InvalidInput, match="outcome constraints"):
+        study(outcome_constraints=["weight <= 1"])
