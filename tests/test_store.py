@@ -467,7 +467,7 @@ def test_a_database_of_the_first_revision_is_brought_up_and_works_on(tmp_path: P
         "data_version": 1,
         "changed_at": 0,
         "refreshed_at": 2,
-        "stop": None,
+        "exhausted_version": None,
         "best": {"number": 0, "mean": None, "sd": None, "why": "it was", "data_version": 1},
     }
     trial = {"state": "COMPLETED", "source": {"method": "quasi-random"}, "attempts": 1, "created_at": "2026-01-01"}

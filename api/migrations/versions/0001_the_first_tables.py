@@ -36,7 +36,7 @@ def upgrade() -> None:
         sa.Column("data_version", sa.Integer(), nullable=False),
         sa.Column("changed_at", sa.Integer(), nullable=False),
         sa.Column("refreshed_at", sa.Integer(), nullable=False),
-        sa.Column("stop", sa.JSON()),
+        sa.Column("exhausted_version", sa.Integer()),
         sa.Column("best", sa.JSON()),
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,

@@ -1,4 +1,4 @@
-"""What a study's settings need beside its definition: contexts, a budget of cost, earlier studies, analyses
+"""What a study's settings need beside its definition: contexts, a budget of cost, stops, earlier studies, analyses
 
 Revision ID: 0002
 Revises: 0001
@@ -18,6 +18,8 @@ depends_on: Any = None
 
 def upgrade() -> None:
     op.add_column("studies", sa.Column("budget_cost", sa.Float()))
+    op.add_column("studies", sa.Column("stop", sa.JSON()))  # says more than that nothing is left, and is found anew
+    op.drop_column("studies", "exhausted_version")
     op.execute(sa.text("UPDATE studies SET best = NULL"))  # it says more now, and is computed when it is asked for
     op.add_column("suggestions", sa.Column("context", sa.String(32), nullable=False, server_default=""))
     op.add_column("asks", sa.Column("request", sa.String(), nullable=False, server_default="ask"))
@@ -45,4 +47,6 @@ def downgrade() -> None:
     op.drop_table("earlier")
     op.drop_column("asks", "request")
     op.drop_column("suggestions", "context")
+    op.add_column("studies", sa.Column("exhausted_version", sa.Integer()))
+    op.drop_column("studies", "stop")
     op.drop_column("studies", "budget_cost")
