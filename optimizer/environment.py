@@ -54,6 +54,8 @@ class Environment:
                 raise InvalidInput("risk", "none, since there is no environment", risk)
             return None
         if isinstance(environment, Environment):
+            if risk is not None:
+                raise InvalidInput("risk", "none beside an Environment, which has one", risk)
             return environment
         if isinstance(environment, str) or not isinstance(environment, Mapping | Sequence) or not environment:
             expected = 'distributions such as {"wind": "uniform"}, or a list of scenarios'

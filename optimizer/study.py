@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from .fidelity import Fidelity
 from .methods import METHODS, AcquisitionChoice
 from .model_choice import ModelChoice
 from .objective import Goal, Objective
+from .parameters import as_float
 from .pruning import EarlyStopping, Prune, stepped, unroll, whole, without_step
 from .space import Params, Space
 from .transfer import DRAWN, Earlier, check_earlier
@@ -209,6 +211,7 @@ class Study:
         current = self._get(trial)
         measurements = self.goal.check(result, stderr, gradient)
         self._check_gradients(current.params, measurements)
+        self._check_steps(measurements)
         if current.state is TrialState.COMPLETED:
             if current.final == measurements:
                 return current
@@ -225,10 +228,7 @@ class Study:
             measurements = tuple(replace(m, step=step) for m in measurements)
         if any(m.step is None for m in measurements):
             raise InvalidInput("step", "a whole number: at which step was this measured?", None)
-        last = None if self.early_stopping is None else self.early_stopping.steps
-        for m in measurements:
-            if last is not None and m.step is not None and m.step > last:
-                raise InvalidInput("step", f"at most {last}, the last of early_stopping.steps", m.step)
+        self._check_steps(measurements)
         return self._put(replace(current, measurements=current.measurements + measurements))
 
     def learn_from(self, name: str, study: Study) -> None:
@@ -240,6 +240,8 @@ class Study:
         if study is self:
             raise InvalidInput(f"earlier.{name}", "another study", name)
         self._refuse_with_earlier()
+        if any(m.gradient for t in self._trials.values() for m in t.measurements):
+            raise InvalidInput(f"earlier.{name}", "no earlier studies, because derivatives were told", name)
         trials = tuple(t for t in study.trials if t.state is TrialState.COMPLETED)
         self._earlier[name] = Earlier(name, self.space, self.goal, study.space, study.goal, study.noise, trials)
         self._knowledge = None
@@ -295,6 +297,7 @@ class Study:
         measurements = self.goal.check(result, stderr, gradient)
         checked = self.space.check(params)
         self._check_gradients(checked, measurements)
+        self._check_steps(measurements)
         return self._put(Trial(self._next_number, checked, TrialState.COMPLETED, measurements, Source("added")))
 
     # --- what was learned ---------------------------------------------------------------------------------------------
@@ -501,10 +504,7 @@ class Study:
         if self.goal.several:
             raise InvalidInput(field, "none, with several objectives", field)
         if self.goal.cost is not None:
-            expected = "none, with a cost in the objective's unit" + (
-                ": fidelity.cost has a unit of its own" * (field == "fidelity")
-            )
-            raise InvalidInput(field, expected, self.goal.cost.to_json())
+            raise InvalidInput(field, "none, with a cost in the objective's unit", self.goal.cost.to_json())
         if self.context:
             raise InvalidInput(field, "none, with contexts", list(self.context))
         risky = self.environment is not None and not self.environment.risk.linear
@@ -598,6 +598,11 @@ class Study:
                 raise InvalidInput(f"measurements.{i}.gradient", expected, dict(m.gradient))
             self.space.check_slopes(params, m.gradient or {}, f"measurements.{i}.gradient")
 
+    def _check_steps(self, measurements: Sequence[Measurement]) -> None:
+        for m in measurements:
+            if self._steps is not None and m.step is not None and m.step > self._steps:
+                raise InvalidInput("step", f"at most {self._steps}, the last of early_stopping.steps", m.step)
+
 
 def _check_count(count: int) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
@@ -608,7 +613,7 @@ def _check_count(count: int) -> int:
 def _check_noise(noise: str | float) -> str | float:
     if noise in ("auto", "none"):
         return noise
-    if isinstance(noise, bool | str) or not np.isfinite(noise) or noise < 0:
+    if not 0 <= as_float(noise) < math.inf:
         raise InvalidInput("noise", '"auto", "none" or a standard deviation of at least 0', noise)
     return float(noise)
 

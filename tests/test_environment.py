@@ -129,6 +129,8 @@ def test_what_an_environment_cannot_be_combined_with() -> None:
         assert error.value.problems[0].field == field
     with pytest.raises(InvalidInput, match="risk"):
         Study(SPACE, acquisition="risk_knowledge_gradient")
+    with pytest.raises(InvalidInput, match="risk"):
+        Study(SPACE, environment=Environment({"wind": "uniform"}, Risk()), risk={"cvar": 0.9})
     with pytest.raises(InvalidInput, match=r"environment\.w"):
         Study(Space(x=Float(0, 1), w=Constant(1)), environment={"w": "uniform"})
     with pytest.raises(InvalidInput, match=r"environment\.w"):

@@ -155,6 +155,11 @@ def test_what_learning_from_reports_cannot_be_combined_with() -> None:
     study = Study(space, early_stopping={"policy": "median", "steps": 9})
     with pytest.raises(InvalidInput, match="at most 9"):
         study.report(study.ask(), 1.0, step=10)  # type: ignore[arg-type]
+    beyond = [Measurement("objective", 1.0, step=10), Measurement("objective", 1.0)]
+    with pytest.raises(InvalidInput, match="at most 9"):
+        study.tell(0, beyond)
+    with pytest.raises(InvalidInput, match="at most 9"):
+        study.add({"x": 0.5, "y": 0.5}, beyond)
 
 
 def test_a_definition_survives_json() -> None:

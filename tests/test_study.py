@@ -268,6 +268,7 @@ def test_bad_results_are_refused_and_change_nothing(result: Any, message: str) -
         ({"acquisition": "magic"}, "acquisition"),
         ({"noise": -1}, "noise"),
         ({"noise": "some"}, "noise"),
+        ({"noise": None}, "noise"),
         ({"seed": -1}, "seed"),
         ({"budget": 5}, "budget"),
         ({"outcome_constraints": ["latency < 0.2"]}, "outcome_constraints.0"),

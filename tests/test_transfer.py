@@ -383,3 +383,7 @@ def test_a_study_does_not_learn_from_itself_nor_from_derivatives() -> None:
     study.learn_from("old", old_study(wavy, 5))
     with pytest.raises(InvalidInput, match="no derivatives"):
         study.add({"x": 0.5, "y": 0.5}, 1.0, gradient={"x": 0.1})
+    told = Study(PLANE, seed=0)
+    told.add({"x": 0.5, "y": 0.5}, 1.0, gradient={"x": 0.1})
+    with pytest.raises(InvalidInput, match="derivatives were told"):
+        told.learn_from("old", old_study(wavy, 5))
