@@ -96,13 +96,18 @@ def create_app(
 def _gateway(settings: Settings) -> Gateway | None:
     """The gateway, where the settings have upstreams for one. Raises InvalidInput."""
     if settings.gateway_config is None and settings.upstream is None:
+        if settings.verifier is not None:
+            raise InvalidInput("verifier", "none without an upstream", settings.verifier)
         return None
     from .gateway import Gateway  # not at the top: a service without one does not load it
     from .gateway_config import GatewayConfig
 
-    if settings.gateway_config is not None:
-        return Gateway(GatewayConfig.read(settings.gateway_config))
-    return Gateway(GatewayConfig.brief(settings.upstream or "", settings.verifier))
+    if settings.gateway_config is None:
+        return Gateway(GatewayConfig.brief(settings.upstream or "", settings.verifier))
+    for name in ("upstream", "verifier"):
+        if (given := getattr(settings, name)) is not None:
+            raise InvalidInput(name, "none beside gateway_config, which has its own", given)
+    return Gateway(GatewayConfig.read(settings.gateway_config))
 
 
 def _share(calibrations: CalibrationStore, gateway: Gateway) -> None:

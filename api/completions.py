@@ -92,7 +92,6 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
     elif body.get("temperature") == 0 and n == 1 and wished.max_samples is None:
         wishes, note = wishes.model_copy(update={"max_samples": 1}), "temperature 0: every draw would be the same"
     options = body.get("stream_options")
-    seed = body.get("seed")
     return Asked(
         path=path,
         model=model,
@@ -103,7 +102,7 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
         n=n,
         stream=body.get("stream") is True,
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
-        seed=seed if isinstance(seed, int) else wishes.seed,
+        seed=wishes.seed if body.get("seed") is None else _integer(body, "seed"),
         note=note,
     )
 
@@ -138,11 +137,18 @@ def _json(text: str) -> Any:
 
 
 def _whole(body: Mapping[str, Any], name: str, default: int) -> int:
-    value = body.get(name)
-    if value is None:
+    if body.get(name) is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    value = _integer(body, name)
+    if value < 1:
         raise InvalidInput(name, "a whole number of at least 1", value)
+    return value
+
+
+def _integer(body: Mapping[str, Any], name: str) -> int:
+    value = body[name]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidInput(name, "a whole number", value)
     return value
 
 
@@ -209,7 +215,7 @@ class Completion:
 
     def _limits(self) -> Limits:
         wishes, limits = self.asked.wishes, self.tools.config.limits
-        seconds = limits.deadline_s if wishes.deadline_ms is None else min(wishes.deadline_ms / 1e3, limits.deadline_s)
+        seconds = limits.deadline_s if wishes.deadline_ms is None else wishes.deadline_ms / 1e3
         return Limits(
             max_samples=wishes.max_samples or 1,
             min_samples=wishes.min_samples or 1,

@@ -198,7 +198,7 @@ class LimitsConfig(Config):
     concurrency: int = Field(default=64, ge=1)  # draws that are at the upstreams at once
     requests: int = Field(default=1024, ge=1)  # at work at once; more are answered with 429
     max_samples: int = Field(default=64, ge=1, le=4096)  # that a request may ask for
-    deadline_s: FiniteFloat = Field(default=600.0, gt=0)  # of a request that says nothing
+    deadline_s: FiniteFloat = Field(default=600.0, gt=0)  # the longest, and that of a request that says nothing
     body_mb: FiniteFloat = Field(default=64.0, gt=0)
     connect_s: FiniteFloat = Field(default=5.0, gt=0)
     read_s: FiniteFloat = Field(default=600.0, gt=0)  # between two pieces of an answer
@@ -243,6 +243,10 @@ class GatewayConfig(Config):
         """Raises InvalidInput for names that are not there, settings that make no sense, and what is over a limit."""
         if wishes.max_samples is not None and wishes.max_samples > self.limits.max_samples:
             raise InvalidInput("max_samples", f"at most {self.limits.max_samples}", wishes.max_samples)
+        if (wishes.min_samples or 1) > (wishes.max_samples or 1):
+            raise InvalidInput("min_samples", f"at most max_samples ({wishes.max_samples})", wishes.min_samples)
+        if wishes.deadline_ms is not None and wishes.deadline_ms > 1e3 * self.limits.deadline_s:
+            raise InvalidInput("deadline_ms", f"at most {1e3 * self.limits.deadline_s:g}", wishes.deadline_ms)
         if wishes.verifier not in (None, "none", *self.verifiers):
             raise InvalidInput("verifier", f"none or one of {', '.join(self.verifiers)}", wishes.verifier)
         if wishes.extract is not None:

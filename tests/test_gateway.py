@@ -327,6 +327,8 @@ def test_legacy_best_of_is_the_budget_of_a_completion(front: Front, upstream: Up
     [
         ({"max_samples": 65}, "optscale.max_samples"),
         ({"max_samples": 0}, "optscale.max_samples"),
+        ({"min_samples": 9, "max_samples": 8}, "optscale.min_samples"),
+        ({"deadline_ms": 600_001}, "optscale.deadline_ms"),
         ({"verifier": "http://127.0.0.1/steal"}, "optscale.verifier"),
         ({"upstream": "http://127.0.0.1"}, "optscale.upstream"),
         ({"rule": "guess"}, "optscale.rule"),

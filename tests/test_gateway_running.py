@@ -75,6 +75,19 @@ def test_the_gateway_wants_an_upstream(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["--verifier", "log_probability"], "verifier"),
+        (["--config", "gateway.yaml", "--upstream", "http://a"], "upstream"),
+        (["--config", "gateway.yaml", "--verifier", "log_probability"], "verifier"),
+    ],
+)
+def test_a_flag_that_would_be_passed_over_is_refused(flags: list[str], field: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["gateway", "--port", "0", *flags]) == 2
+    assert f"{field}: expected none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("document", "field"),
     [
         ({"upstreams": []}, "upstreams"),
