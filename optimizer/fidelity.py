@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class Fidelity:
         cost = {"metric": self.metric} if self.cost is None else {"cost": self.cost}
         return {"target": dict(self.target), **cost}
 
-    @property
+    @cached_property
     def formula(self) -> Formula | None:
         return None if self.cost is None else Formula(self.cost, "fidelity.cost")
 

@@ -212,10 +212,11 @@ class Outlook:
 
 
 def outlook(knowledge: Knowledge, trial: Trial) -> Outlook | None:
-    """The outlook of a running trial; None without a model, or as long as no trial is completed."""
-    objective, surrogate = knowledge.definition.goal.objective, knowledge.surrogate
-    space = knowledge.definition.space
-    done = [t.values[objective.metric] for t in knowledge.trials if _whole(t, space) and objective.metric in t.values]
+    """The outlook of a running trial; None without a model, or while no completed trial could be used."""
+    goal, surrogate, space = knowledge.definition.goal, knowledge.surrogate, knowledge.definition.space
+    objective = goal.objective
+    kept = [t.values for t in knowledge.trials if _whole(t, space) and goal.satisfied(t.values) is not False]
+    done = [values[objective.metric] for values in kept if objective.metric in values]
     if surrogate is None or not done:
         return None
     best = max(done, key=lambda v: objective.sign * v)

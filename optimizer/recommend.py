@@ -58,6 +58,7 @@ def _recommend_design(knowledge: Knowledge, target: Target, trials: Sequence[Tri
     definition, surrogate = knowledge.definition, knowledge.surrogate
     goal = definition.goal
     if surrogate is None:
+        trials = [t for t in trials if goal.satisfied(t.values) is not False] or trials
         trial = max(trials, key=lambda t: goal.objective.sign * t.values[goal.objective.metric])
         why = f"best observed value, whatever {', '.join(target.names)} (there is no model yet)"
         return Best(trial, None, None, why, _picked(definition, target, trial.params))

@@ -339,6 +339,15 @@ def test_cheap_trials_pay() -> None:
     assert np.mean(np.log10(ours)) < np.mean(np.log10(alone)) - 0.3
 
 
+def test_before_there_is_a_model_what_breaks_an_outcome_constraint_is_not_recommended() -> None:
+    space, fidelity = Space(x=Float(0, 1), s=Float(0, 1)), {"target": {"s": 1.0}, "cost": "0.1 + s"}
+    study = Study(space, outcome_constraints=["weight <= 1"], fidelity=fidelity, seed=0)
+    study.add({"x": 0.1, "s": 1.0}, {"objective": 0.0, "weight": 2.0})
+    assert study.best.trial.number == 0  # there is no other
+    study.add({"x": 0.2, "s": 1.0}, {"objective": 1.0, "weight": 0.5})
+    assert study.best.trial.number == 1
+
+
 def test_the_recommendation_counts_at_the_target() -> None:
     study = Study(
         Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1)), fidelity={"target": {"s": 1.0}, "cost": "0.1 + s"}, seed=0

@@ -21,7 +21,7 @@ from suffice.optimizer import (
     Trial,
     TrialState,
 )
-from suffice.optimizer.pruning import KEPT, STEP, EarlyStopping, Prune, stepped, unroll
+from suffice.optimizer.pruning import KEPT, STEP, EarlyStopping, Prune, outlook, stepped, unroll
 
 LINE = Space(x=Float(0, 1))
 
@@ -237,6 +237,19 @@ def test_the_outlook_is_the_models() -> None:
     assert decision.mean == pytest.approx(loss(0.9, 27), abs=0.1)
 
 
+def test_a_trial_need_not_beat_what_breaks_an_outcome_constraint() -> None:
+    policy = {"policy": "gain", "steps": 27}
+    study = Study(LINE, outcome_constraints=["weight <= 1"], early_stopping=policy, noise="none", seed=0)
+    for x in (0.1, 0.3, 0.5, 0.7, 0.9):
+        study.add({"x": x}, {"objective": loss(x, 27), "weight": 2.0 if x < 0.6 else 0.5})
+    trial = study.ask()
+    assert isinstance(trial, Trial)
+    study.report(trial, loss(trial.params["x"], 3), step=3)
+    expected = outlook(study._learned(), study.trials[-1])
+    assert expected is not None
+    assert expected.best == loss(0.7, 27)
+
+
 def test_a_good_trial_goes_on_and_a_price_may_still_end_it() -> None:
     decisions = []
     for price in ({}, {"price": 1.0}):
@@ -251,6 +264,17 @@ def test_a_good_trial_goes_on_and_a_price_may_still_end_it() -> None:
     assert dear.gain is not None
     assert (dear.cost, dear.policy) == (24.0, "gain")
     assert 0 < dear.gain < 0.1
+
+
+def test_a_suggestion_says_that_reports_were_no_final_values() -> None:
+    study = learning({"policy": "median", "steps": 27})
+    trial = study.ask()
+    assert isinstance(trial, Trial)
+    study.report(trial, loss(trial.params["x"], 3), step=3)
+    study.prune(trial, "enough")
+    after = study.ask()
+    assert isinstance(after, Trial)
+    assert after.source.why == "what was only reported on the way was not measured at the last step"
 
 
 def wavy(x: float, step: int) -> float:
