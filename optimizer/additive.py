@@ -42,9 +42,13 @@ class AdditiveKernel(Kernel):
     apart: tuple[bool, ...] = ()
     shares: Shares = (0.0, 0.0, 1.0)
 
-    @cached_property
+    @property
     def parts(self) -> tuple[Kernel, ...]:
         """The kernels that are summed: columns of no importance have infinite length scales."""
+        return self._parts
+
+    @cached_property
+    def _parts(self) -> tuple[Kernel, ...]:
         apart = np.array(self.apart)
         return tuple(
             Kernel(self.signal * share, np.where(columns, self.inverse_lengthscales, 0.0), self.warp)
@@ -82,6 +86,10 @@ class AdditiveSites(Sites):
 
     def covariance(self) -> Float64[np.ndarray, "t t"]:
         return AdditiveAmong(self).K
+
+    def between(self, other: Sites) -> Float64[np.ndarray, "t u"]:
+        assert isinstance(other, AdditiveSites)
+        return np.sum([part.between(its) for part, its in zip(self.parts, other.parts, strict=True)], axis=0)
 
     def cross(self, X: Rows) -> AdditiveCross:
         return AdditiveCross(self, X)

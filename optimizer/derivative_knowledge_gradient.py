@@ -19,7 +19,7 @@ from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
 from .acquisition import Batch, Situation, Values, normal_draws
-from .kernel import SLOPE_VARIANCE, VALUE, Sites
+from .kernel import SLOPE_VARIANCE, VALUE
 from .knowledge_gradient import NOTHING, Fantasies, Points, _domain, expected_rise
 from .models import NOISE_FLOOR, GaussianProcess
 
@@ -86,7 +86,7 @@ class DerivativeKnowledgeGradient:
         """Means at x per fantasy, and b(a, x) of every a in A and then of x itself."""
         f, m, q = self._fantasies, len(X), len(self._column)
         kernel = f.gp.kernel
-        sites = Sites(kernel, X, np.repeat(np.arange(m), q), np.tile(self._column, m))
+        sites = kernel.sites(X, np.repeat(np.arange(m), q), np.tile(self._column, m))
         k = f.sites.between(sites)
         V = solve_triangular(f.L, k, lower=True, check_finite=False)
         with_A = (self._sites.between(sites) - self._V.T @ V).reshape(-1, m, q).transpose(1, 0, 2)

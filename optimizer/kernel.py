@@ -67,6 +67,11 @@ class Kernel:
     inverse_lengthscales: Float64[np.ndarray, " d"]
     warp: Warp | None = None
 
+    @property
+    def parts(self) -> tuple[Kernel, ...]:
+        """The Matern kernels whose sum this is."""
+        return (self,)
+
     def scaled(self, X: Rows) -> Rows:
         """Rows in units of the length scales: what distances are measured between."""
         return (X if self.warp is None else self.warp(X)) * self.inverse_lengthscales

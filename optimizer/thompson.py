@@ -14,36 +14,63 @@ import numpy as np
 from jaxtyping import Float64
 
 from .acquisition import Acquisition, Batch, Situation, Values, log_positive_part
+from .kernel import Indices, Kernel
 from .models import GaussianProcess
 
 SOFTNESS = 1e-3  # of the rise of a draw, in standardised units
 
 
+class FourierFeatures:
+    """``count`` draws from the prior of a Matern-5/2 kernel, with the same ``features`` random frequencies.
+
+    Each frequency has a cosine and a sine.
+    """
+
+    def __init__(self, kernel: Kernel, *, count: int, features: int, rng: np.random.Generator) -> None:
+        self._kernel = kernel
+        # The spectral density of the Matern-5/2 kernel is a Student t with 5 degrees of freedom.
+        chi = rng.chisquare(5.0, features) / 5.0
+        self._omega = rng.standard_normal((features, len(kernel.inverse_lengthscales))) / np.sqrt(chi)[:, None]
+        self._w = rng.standard_normal((2, features, count)) * math.sqrt(kernel.signal / features)
+
+    def values(self, X: Batch) -> Float64[np.ndarray, "m s"]:
+        """Every draw's value at every row."""
+        phase = self._kernel.scaled(X) @ self._omega.T
+        return np.cos(phase) @ self._w[0] + np.sin(phase) @ self._w[1]
+
+    def slopes(self, X: Batch, row: Indices, column: Indices) -> Float64[np.ndarray, "t s"]:
+        """Every draw's partial derivatives at these rows in these columns."""
+        phase = (self._kernel.scaled(X) @ self._omega.T)[row]
+        d_phase = self._omega[:, column].T * self._kernel.jacobian(X)[row, column][:, None]
+        return (np.cos(phase) * d_phase) @ self._w[1] - (np.sin(phase) * d_phase) @ self._w[0]
+
+    def along(self, i: int, X: Batch) -> tuple[Values, Batch]:
+        """The i-th draw and its gradient at every row."""
+        w, phase = self._w[:, :, i], self._kernel.scaled(X) @ self._omega.T
+        cos, sin = np.cos(phase), np.sin(phase)
+        return cos @ w[0] + sin @ w[1], self._kernel.unscaled((cos * w[1] - sin * w[0]) @ self._omega, X)
+
+
 class Paths:
     """``count`` draws of the noiseless function from the posterior; all share the same random frequencies.
 
-    ``features`` is the number of frequencies, each with a cosine and a sine.
+    ``features`` is the number of frequencies, of every part where the kernel is a sum.
     """
 
     def __init__(self, gp: GaussianProcess, *, count: int, features: int, rng: np.random.Generator) -> None:
         h = gp.hyperparameters
         self._gp = gp
-        d = gp.data.X.shape[1]
-        # The spectral density of the Matern-5/2 kernel is a Student t with 5 degrees of freedom.
-        chi = rng.chisquare(5.0, features) / 5.0
-        self._omega = rng.standard_normal((features, d)) / np.sqrt(chi)[:, None]
-        self._w = rng.standard_normal((2, features, count)) * math.sqrt(h.signal / features)
+        self._parts = [FourierFeatures(part, count=count, features=features, rng=rng) for part in gp.kernel.parts]
         eps = np.sqrt(gp.noise)[:, None] * rng.standard_normal((len(gp.sites), count))
         residual = gp.data.targets[:, None] - h.mean * gp.sites.basis[:, None] - self._prior_at_data() - eps
         self._v = gp.solve(gp.half_solve(residual))  # (n, count)
 
     @property
     def count(self) -> int:
-        return self._w.shape[2]
+        return self._v.shape[1]
 
     def _prior(self, X: Batch) -> Float64[np.ndarray, "m s"]:
-        phase = self._gp.kernel.scaled(X) @ self._omega.T
-        return np.cos(phase) @ self._w[0] + np.sin(phase) @ self._w[1]
+        return np.sum([part.values(X) for part in self._parts], axis=0)
 
     def _prior_at_data(self) -> Float64[np.ndarray, "t s"]:
         """What was observed, of the prior draws: their values, and derivatives where those were."""
@@ -51,10 +78,8 @@ class Paths:
         values = self._prior(gp.data.X)
         if g is None:
             return values
-        phase = (gp.sites.scaled @ self._omega.T)[g.row]
-        d_phase = self._omega[:, g.column].T * gp.kernel.jacobian(gp.data.X)[g.row, g.column][:, None]
-        slopes = (np.cos(phase) * d_phase) @ self._w[1] - (np.sin(phase) * d_phase) @ self._w[0]
-        return np.concatenate([values, slopes])
+        slopes = [part.slopes(gp.data.X, g.row, g.column) for part in self._parts]
+        return np.concatenate([values, np.sum(slopes, axis=0)])
 
     def __call__(self, X: Batch) -> Float64[np.ndarray, "m s"]:
         """Every draw's value at every row."""
@@ -62,16 +87,16 @@ class Paths:
 
     def along(self, i: int) -> Acquisition:
         """The i-th draw itself (no logarithm), with its gradient."""
-        gp, omega = self._gp, self._omega
-        w, v = self._w[:, :, i], self._v[:, i]
+        gp, v = self._gp, self._v[:, i]
 
         def draw(X: Batch) -> tuple[Values, Batch]:
-            phase = gp.kernel.scaled(X) @ omega.T
-            cos, sin = np.cos(phase), np.sin(phase)
             cross = gp.sites.cross(X)
-            value = gp.hyperparameters.mean + cos @ w[0] + sin @ w[1] + cross.k @ v
-            d_prior = gp.kernel.unscaled((cos * w[1] - sin * w[0]) @ omega, X)
-            return value, d_prior + cross.pull(np.broadcast_to(v, cross.k.shape))
+            value = gp.hyperparameters.mean + cross.k @ v
+            gradient = cross.pull(np.broadcast_to(v, cross.k.shape))
+            for part in self._parts:
+                prior, d_prior = part.along(i, X)
+                value, gradient = value + prior, gradient + d_prior
+            return value, gradient
 
         return draw
 

@@ -2,6 +2,7 @@
 
 BoTorch's models know values only. Derivatives that were observed become part of the prior: conditioned on them, the
 process is again Gaussian, with a mean and a covariance that are written here as modules; the values are then the data.
+Warped axes and sums of kernels are written as modules, too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def to_botorch(gp: GaussianProcess) -> SingleTaskGP:
     """The model; its training data are the observed values."""
     h, n = gp.hyperparameters, len(gp.data.y)
     mean: Mean
-    if gp.data.gradients is None and h.warp is None:
+    if gp.data.gradients is None and h.warp is None and h.shares is None:
         kernel: Kernel = ScaleKernel(MaternKernel(nu=2.5, ard_num_dims=gp.data.X.shape[1])).double()
         kernel.base_kernel.lengthscale = torch.from_numpy(h.lengthscales[gp.data.groups])
         kernel.outputscale = torch.tensor(h.signal, dtype=torch.float64)
@@ -51,36 +52,51 @@ class _Slopes:
     """The observed derivatives of a process, and covariances of values with them, as tensors."""
 
     def __init__(self, gp: GaussianProcess) -> None:
-        h, self.kernel, g = gp.hyperparameters, gp.kernel, gp.data.gradients
-        self.inverse_lengthscales = torch.from_numpy(self.kernel.inverse_lengthscales)
-        self.warp = None if h.warp is None else (torch.from_numpy(h.warp.a), torch.from_numpy(h.warp.b))
-        empty = np.empty(0, dtype=np.int64)
+        g, empty = gp.data.gradients, np.empty(0, dtype=np.int64)
         row, column, values = (empty, empty, np.empty(0)) if g is None else (g.row, g.column, g.values)
-        sites = Sites(self.kernel, gp.data.X, row, column)
-        K = sites.covariance() + np.diag(gp.noise[len(gp.data.y) :])
+        K = gp.kernel.sites(gp.data.X, row, column).covariance() + np.diag(gp.noise[len(gp.data.y) :])
         self.L = torch.from_numpy(np.linalg.cholesky(K))
         self.weights = torch.cholesky_solve(torch.from_numpy(values)[:, None], self.L)[:, 0]
-        self.U, self.column = torch.from_numpy(sites.scaled)[row], torch.from_numpy(column)
-        self.J = torch.from_numpy(sites.slopes.J)
-        self.u = self.U[torch.arange(len(row)), self.column]
+        self.signal = gp.kernel.signal
+        self._parts = [_Part(Sites(part, gp.data.X, row, column)) for part in gp.kernel.parts]
 
-    def scaled(self, X: Tensor) -> Tensor:
-        if self.warp is not None:
-            a, b = self.warp
+    def prior(self, X: Tensor, Z: Tensor) -> Tensor:
+        """The covariances of the values at rows with one another before any derivative."""
+        return torch.stack([part.values(X, Z) for part in self._parts]).sum(0)
+
+    def half(self, X: Tensor) -> Tensor:
+        """L^-1 times the covariances of the derivatives with the values at rows."""
+        k = torch.stack([part.slopes(X) for part in self._parts]).sum(0)
+        return torch.linalg.solve_triangular(self.L, k, upper=False)
+
+
+class _Part:
+    """A Matern kernel's covariances of values with values and with derivatives."""
+
+    def __init__(self, sites: Sites) -> None:
+        kernel = sites.kernel
+        self._signal, self._inverse_lengthscales = kernel.signal, torch.from_numpy(kernel.inverse_lengthscales)
+        self._warp = None if kernel.warp is None else (torch.from_numpy(kernel.warp.a), torch.from_numpy(kernel.warp.b))
+        self._U, self._column = torch.from_numpy(sites.scaled)[sites.row], torch.from_numpy(sites.column)
+        self._J = torch.from_numpy(sites.slopes.J)
+        self._u = self._U[torch.arange(len(sites)), self._column]
+
+    def _scaled(self, X: Tensor) -> Tensor:
+        if self._warp is not None:
+            a, b = self._warp
             log_t = torch.log(INSET + (1.0 - 2.0 * INSET) * X.clamp(0.0, 1.0))
             X = torch.where((a == 1.0) & (b == 1.0), X, -torch.expm1(b * torch.log(-torch.expm1(a * log_t))))
-        return X * self.inverse_lengthscales
+        return X * self._inverse_lengthscales
 
-    def prior(self, U: Tensor, V: Tensor) -> Tensor:
-        r = SQRT5 * _distance(U, V)
-        return self.kernel.signal * (1.0 + r + r * r / 3.0) * torch.exp(-r)
+    def values(self, X: Tensor, Z: Tensor) -> Tensor:
+        r = SQRT5 * _distance(self._scaled(X), self._scaled(Z))
+        return self._signal * (1.0 + r + r * r / 3.0) * torch.exp(-r)
 
-    def half(self, U: Tensor) -> Tensor:
-        """L^-1 times the covariances of the derivatives with the values at scaled rows."""
-        r = SQRT5 * _distance(self.U, U)
-        differences = self.u[:, None] - U.transpose(-1, -2)[..., self.column, :]
-        k = -(5.0 / 3.0) * self.kernel.signal * self.J[:, None] * (1.0 + r) * torch.exp(-r) * differences
-        return torch.linalg.solve_triangular(self.L, k, upper=False)
+    def slopes(self, X: Tensor) -> Tensor:
+        U = self._scaled(X)
+        r = SQRT5 * _distance(self._U, U)
+        differences = self._u[:, None] - U.transpose(-1, -2)[..., self._column, :]
+        return -(5.0 / 3.0) * self._signal * self._J[:, None] * (1.0 + r) * torch.exp(-r) * differences
 
 
 class _GivenSlopes(Kernel):
@@ -94,15 +110,14 @@ class _GivenSlopes(Kernel):
         self, x1: Tensor, x2: Tensor, diag: bool = False, last_dim_is_batch: bool = False, **params: Any
     ) -> Tensor:
         s = self._slopes
-        U, V = s.scaled(x1), s.scaled(x2)
         if diag:
-            return s.kernel.signal - (s.half(U) * s.half(V)).sum(-2) if x1 is x2 else self._pairs(U, V)
-        return s.prior(U, V) - s.half(U).transpose(-1, -2) @ s.half(V)
+            return s.signal - s.half(x1).square().sum(-2) if x1 is x2 else self._pairs(x1, x2)
+        return s.prior(x1, x2) - s.half(x1).transpose(-1, -2) @ s.half(x2)
 
-    def _pairs(self, U: Tensor, V: Tensor) -> Tensor:
+    def _pairs(self, x1: Tensor, x2: Tensor) -> Tensor:
         s = self._slopes
-        each = s.prior(U[..., None, :], V[..., None, :])[..., 0, 0]
-        return each - (s.half(U) * s.half(V)).sum(-2)
+        each = s.prior(x1[..., None, :], x2[..., None, :])[..., 0, 0]
+        return each - (s.half(x1) * s.half(x2)).sum(-2)
 
 
 class _MeanGivenSlopes(Mean):
@@ -114,7 +129,7 @@ class _MeanGivenSlopes(Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         s = self._slopes
-        half = s.half(s.scaled(x))
+        half = s.half(x)
         values = s.L.T @ s.weights  # L^-1 times the derivatives
         return self._constant + (half * values[:, None]).sum(-2)
 

@@ -13,6 +13,7 @@ from scipy.optimize import approx_fprime
 
 from suffice.optimizer import Categorical, Float, Int, InvalidInput, Measurement, Space, Study
 from suffice.optimizer.acquisition import Draws, NoisyExpectedImprovement, normal_draws, posterior_with_gradient
+from suffice.optimizer.additive import Shares
 from suffice.optimizer.bounds import hallucinated
 from suffice.optimizer.fitting import Free, Prior, fit, negative_log_posterior
 from suffice.optimizer.models import Data, GaussianProcess, Gradients, Hyperparameters
@@ -113,8 +114,9 @@ def test_with_too_many_observations_the_best_rows_keep_their_derivatives() -> No
 
 @pytest.mark.parametrize("warp", [None, Warp(np.array([0.7, 1.8]), np.array([1.4, 0.9]))])
 @pytest.mark.parametrize("noise", [math.nan, 0.01])
-def test_gradient_of_the_posterior_density(noise: float, warp: Warp | None) -> None:
-    d, h = data(noise=noise), replace(HYPER, warp=warp)
+@pytest.mark.parametrize("shares", [None, (0.3, 0.6, 0.1)])
+def test_gradient_of_the_posterior_density(shares: Shares | None, noise: float, warp: Warp | None) -> None:
+    d, h = data(noise=noise), replace(HYPER, warp=warp, apart=(False, True), shares=shares)
     free = Free(math.isnan(noise), True, () if warp is None else (0, 1))
     theta = free.write(h)
 
@@ -131,9 +133,12 @@ def test_gradient_of_the_posterior_density(noise: float, warp: Warp | None) -> N
     assert found - free.negative_log_prior(theta, 2, Prior())[0] == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("shares", [None, (0.3, 0.6, 0.1)])
 @pytest.mark.parametrize("warp", [None, Warp(np.array([0.7, 1.8]), np.array([1.4, 0.9]))])
-def test_the_posterior_is_that_of_the_joint_normal_distribution_and_botorchs(warp: Warp | None) -> None:
-    d, h = data(), replace(HYPER, warp=warp)
+def test_the_posterior_is_that_of_the_joint_normal_distribution_and_botorchs(
+    warp: Warp | None, shares: Shares | None
+) -> None:
+    d, h = data(), replace(HYPER, warp=warp, apart=(False, True), shares=shares)
     gp = GaussianProcess(d, h)
     y, basis, K = dense(d, h)
     k, m = gp.sites.cross(X_TEST).k, gp.hyperparameters.mean
@@ -148,9 +153,17 @@ def test_the_posterior_is_that_of_the_joint_normal_distribution_and_botorchs(war
     np.testing.assert_allclose(single.variance.detach().numpy()[:, 0, 0], np.diag(covariance), atol=1e-6)
 
 
-def test_a_warp_alone_is_handed_to_botorch() -> None:
+@pytest.mark.parametrize(
+    "h",
+    [
+        replace(HYPER, warp=Warp(np.array([0.7, 1.0]), np.array([1.4, 1.0]))),
+        replace(HYPER, apart=(False, True), shares=(0.3, 0.6, 0.1)),
+    ],
+    ids=["warp", "sum"],
+)
+def test_a_warp_or_a_sum_alone_is_handed_to_botorch(h: Hyperparameters) -> None:
     d = replace(data(), gradients=None)
-    gp = GaussianProcess(d, replace(HYPER, warp=Warp(np.array([0.7, 1.0]), np.array([1.4, 1.0]))))
+    gp = GaussianProcess(d, h)
     theirs: Any = gp.to_botorch().posterior(torch.from_numpy(X_TEST))
     np.testing.assert_allclose(theirs.mean.detach().numpy()[:, 0], gp.posterior(X_TEST)[0], atol=1e-6)
 
@@ -219,8 +232,9 @@ def test_draws_at_base_points_average_to_the_posterior() -> None:
     np.testing.assert_allclose(np.sqrt(drawn.sd**2 + drawn.mean.var(1)), sd, rtol=0.02)
 
 
-def test_paths_are_draws_from_the_posterior() -> None:
-    gp = GaussianProcess(data(), HYPER)
+@pytest.mark.parametrize("shares", [None, (0.3, 0.6, 0.1)])
+def test_paths_are_draws_from_the_posterior(shares: Shares | None) -> None:
+    gp = GaussianProcess(data(), replace(HYPER, apart=(False, True), shares=shares))
     mean, sd = gp.posterior(X_TEST)
     paths = [Paths(gp, count=8, features=256, rng=np.random.default_rng(s)) for s in range(150)]
     values = np.concatenate([p(X_TEST) for p in paths], axis=1)

@@ -1,14 +1,16 @@
-"""Covariances of values and derivatives against GPyTorch and finite differences."""
+"""Covariances of values and derivatives, of one kernel and of a sum, against GPyTorch and finite differences."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from gpytorch.kernels import Matern52KernelGrad
+from gpytorch.kernels import Matern52KernelGrad, MaternKernel
 
+from suffice.optimizer.additive import AdditiveKernel
 from suffice.optimizer.kernel import VALUE, Kernel
 from suffice.optimizer.warping import Warp
 
@@ -17,7 +19,11 @@ WARP = Warp(np.array([0.6, 1.0, 2.0]), np.array([1.5, 1.0, 0.7]))
 X = np.random.default_rng(0).random((4, 3))
 ROW, COLUMN = np.array([0, 1, 2, 3, 0, 0, 2, 2, 2]), np.array([VALUE] * 4 + [0, 2, 0, 1, 2])
 H = 1e-5
-KERNELS = [Kernel(1.7, 1 / LENGTHSCALES), Kernel(1.7, 1 / LENGTHSCALES, WARP)]
+KERNELS = [
+    Kernel(1.7, 1 / LENGTHSCALES),
+    Kernel(1.7, 1 / LENGTHSCALES, WARP),
+    AdditiveKernel(1.7, 1 / LENGTHSCALES, WARP, (False, True, False), (0.5, 0.3, 0.2)),
+]
 
 
 def test_values_and_all_gradients_are_gpytorchs() -> None:
@@ -26,6 +32,18 @@ def test_values_and_all_gradients_are_gpytorchs() -> None:
     expected = 1.7 * theirs(torch.from_numpy(X)).to_dense().detach().numpy()
     row, column = np.repeat(np.arange(4), 4), np.tile([VALUE, 0, 1, 2], 4)
     np.testing.assert_allclose(KERNELS[0].sites(X, row, column).covariance(), expected, atol=1e-7)
+
+
+def test_a_sum_of_kernels_is_gpytorchs() -> None:
+    expected = torch.zeros(4, 5, dtype=torch.float64)
+    A = np.random.default_rng(1).random((5, 3))
+    for share, columns in ((0.5, [0, 2]), (0.3, [1]), (0.2, [0, 1, 2])):
+        part = MaternKernel(nu=2.5, ard_num_dims=len(columns), active_dims=columns).double()
+        part.lengthscale = torch.from_numpy(LENGTHSCALES[columns])
+        expected += 1.7 * share * part(torch.from_numpy(X), torch.from_numpy(A)).to_dense().detach()
+    kernel = AdditiveKernel(1.7, 1 / LENGTHSCALES, None, (False, True, False), (0.5, 0.3, 0.2))
+    np.testing.assert_allclose(kernel.covariance(X, A), expected, atol=1e-7)
+    np.testing.assert_allclose(kernel.variance(X), np.diag(kernel.covariance(X, X)))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -69,7 +87,7 @@ def test_the_covariance_among_sites_is_pulled_back_to_hyperparameters(kernel: Ke
 
     def value(theta: np.ndarray) -> float:
         scales, a, b = np.exp(theta).reshape(3, 3)
-        moved = Kernel(1.7, 1 / scales, None if kernel.warp is None else Warp(a, b))
+        moved = replace(kernel, inverse_lengthscales=1 / scales, warp=None if kernel.warp is None else Warp(a, b))
         return 0.5 * float((W * moved.sites(X, ROW, COLUMN).covariance()).sum())
 
     sites = kernel.sites(X, ROW, COLUMN)
@@ -84,8 +102,9 @@ def test_the_covariance_among_sites_is_pulled_back_to_hyperparameters(kernel: Ke
             np.testing.assert_allclose(mine[[0, 2]], theirs[[0, 2]], rtol=1e-5)
 
 
-def test_sites_grow_by_values_and_by_derivatives() -> None:
-    kernel, more = KERNELS[1], np.random.default_rng(2).random((2, 3))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_sites_grow_by_values_and_by_derivatives(kernel: Kernel) -> None:
+    more = np.random.default_rng(2).random((2, 3))
     values = kernel.sites(X).beside(more)
     np.testing.assert_array_equal(values.covariance(), kernel.sites(np.concatenate([X, more])).covariance())
     grown = kernel.sites(X, ROW, COLUMN).beside(more, np.array([VALUE, 1]))

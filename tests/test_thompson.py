@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,9 +34,13 @@ def draw(gp: GaussianProcess, seed: int, *, count: int = 1, features: int = 64) 
     return Paths(gp, count=count, features=features, rng=np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("noise", [1e-6, 0.05])
-def test_draws_have_the_posterior_mean_and_covariance(noise: float) -> None:
+def additive(noise: float) -> GaussianProcess:
     gp = process(noise)
+    return GaussianProcess(gp.data, replace(gp.hyperparameters, apart=(False, True), shares=(0.3, 0.6, 0.1)))
+
+
+@pytest.mark.parametrize("gp", [process(1e-6), process(0.05), additive(0.05)], ids=["exact", "noisy", "sum"])
+def test_draws_have_the_posterior_mean_and_covariance(gp: GaussianProcess) -> None:
     mean, covariance = gp.joint(X_TEST)
     F = np.array([draw(gp, seed)(X_TEST)[:, 0] for seed in range(2000)])
     error = np.sqrt(np.diag(covariance) / len(F))
@@ -60,8 +65,8 @@ def test_draws_go_through_exact_data() -> None:
     np.testing.assert_allclose(values, np.repeat(gp.data.y[:, None], 20, axis=1), atol=1e-3)
 
 
-def test_gradients() -> None:
-    gp = process(0.01)
+@pytest.mark.parametrize("gp", [process(0.01), additive(0.01)], ids=["one kernel", "sum"])
+def test_gradients(gp: GaussianProcess) -> None:
     paths = draw(gp, 0, count=3)
     for acquisition in (paths.along(2), thompson(situation(gp), features=64)):
         _, gradient = acquisition(X_TEST)
