@@ -5,6 +5,8 @@
 The tiny model of tests/models adds up chains of numbers and is wrong about half of the time. First labelled answers to
 other questions calibrate what votes and log-probabilities are worth; then every method answers the same questions. All
 are asked through the gateway with the official client. Writes demo/gateway.json and demo/gateway.png.
+
+The settings below were chosen on the questions of --seed 2; the default seed's were asked once, afterwards.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ CALIBRATION = "tiny"
 AT_ONCE = 8
 N = 16
 MOST_TOKENS = 128
+LEARN_SEED = 1
 PRICES = (0.03, 0.01, 0.002, 0.0005)
 DEFAULT = 0.002
 SAVING = {"calibration": CALIBRATION, "overissue": "none"}  # tokens rather than time
@@ -201,7 +204,7 @@ def labelled(asked: Sequence[Question], draws: Sequence[Sequence[Draw]]) -> dict
 
 async def compare(url: str, args: argparse.Namespace) -> dict[str, Any]:
     """All methods on the same questions."""
-    learn, test = questions(args.learn, 1), questions(args.questions, 2)
+    learn, test = questions(args.learn, LEARN_SEED), questions(args.questions, args.seed)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0) as client:
         began = time.perf_counter()
         known = await pool(client, learn, 32)
@@ -243,7 +246,7 @@ def report(methods: dict[str, Any], folder: Path) -> None:
     axes.plot(single["tokens"], single["accuracy"], "ks", label="pass-through")
     axes.set(xlabel="tokens per question", ylabel="share of right answers", title="The tiny model, served by vLLM")
     axes.set_xscale("log")
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(folder / "gateway.png", dpi=150)
     print(f"\n{folder / 'gateway.png'}")
 
@@ -252,6 +255,7 @@ def main() -> None:
     """Run it before the vLLM at VLLM_URL."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=3, help="of the questions that all methods answer")
     parser.add_argument("--learn", type=int, default=200, help="questions to calibrate on")
     parser.add_argument("--out", type=Path, default=Path("demo"))
     args = parser.parse_args()
