@@ -16,6 +16,7 @@ from .knowledge import Definition
 from .methods import METHODS
 from .metric_model import MetricModel
 from .pareto import non_dominated, reference_point
+from .pruning import STEP
 from .search import Box, Found
 from .space import Space
 from .surrogate import Surrogate
@@ -24,7 +25,6 @@ from .trial import Source, Trial
 
 INCUMBENTS = 16  # base points whose neighbourhoods are searched
 MOVED = 64  # configurations visited elsewhere that may be the best here, too: the most promising ones
-MOVED_WHY = "what was visited in other contexts was not measured in this one"
 Pending = Float64[np.ndarray, "p d"]
 
 
@@ -224,8 +224,14 @@ def _method(definition: Definition, s: Situation) -> tuple[str, str]:
     if len(s.pending):
         return "noisy_expected_improvement", pending
     if s.moved:
-        return "noisy_expected_improvement", MOVED_WHY
+        return "noisy_expected_improvement", _moved_why(s.space)
     return "expected_improvement", "measurements are exact and nothing is pending"
+
+
+def _moved_why(space: Space) -> str:
+    if STEP in space.fixed:
+        return "what was only reported on the way was not measured at the last step"
+    return "what was visited in other contexts was not measured in this one"
 
 
 def _method_at(target: Target, s: Situation) -> tuple[str, str]:
