@@ -721,6 +721,9 @@ class AxGenerator:
         """
         if study.goal.cost is not None:
             raise InvalidInput("cost", "none, because Ax does not weigh gain against it", study.goal.cost)
+        for setting in ("context", "earlier", "fidelity", "environment", "conservative"):
+            if given := getattr(study, setting):
+                raise InvalidInput(setting, "none, because Ax would pass over it", given)
         if study.acquisition.name != "auto":
             raise InvalidInput("acquisition", "auto, because Ax chooses its own", study.acquisition.name)
         number = max((t.number for t in study.trials), default=-1) + 1 if first_number is None else first_number

@@ -417,6 +417,17 @@ def test_ax_stops_when_a_finite_space_is_exhausted():
 
 
 def test_what_ax_would_ignore_is_refused():
-    for study in (Study(Space(x=Float(0, 1)), cost=1.0), Study(Space(x=Float(0, 1)), acquisition="thompson")):
-        with pytest.raises(InvalidInput, match="because Ax"):
+    settings: list[dict[str, Any]] = [
+        {"cost": 1.0},
+        {"acquisition": "thompson"},
+        {"context": ["y"]},
+        {"earlier": ["last year"]},
+        {"fidelity": {"target": {"y": 1.0}, "cost": "1"}},
+        {"environment": {"y": "uniform"}},
+        {"conservative": {"baseline": {"x": 0.5, "y": 0.5}, "margin": 0.1}},
+    ]
+    for setting in settings:
+        study = Study(Space(x=Float(0, 1), y=Float(0, 1)), **setting)
+        with pytest.raises(InvalidInput, match="because Ax") as error:
             AxGenerator().suggest(study)
+        assert error.value.problems[0].field in setting
