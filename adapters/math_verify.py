@@ -75,10 +75,8 @@ class MathEquality:
             process.stdin.write(json.dumps(pair).encode() + b"\n")
             async with asyncio.timeout(self._seconds):
                 line = await process.stdout.readline()
-        except (
-            BaseException
-        ) as error:  # also where the asking is cancelled: its answer would be taken for the next one's
-            await self.close()
+        except BaseException as error:
+            await self.close()  # also where the asking is cancelled: its answer would be taken for the next one's
             if isinstance(error, TimeoutError | ConnectionError):
                 self.killed += 1
                 return False

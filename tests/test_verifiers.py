@@ -88,7 +88,6 @@ def test_a_classifier_is_asked_with_the_conversation():
     assert body["model"] == "rm"
     assert body["messages"] == [*ASKED.messages, {"role": "assistant", "content": "3"}]
     assert score(Reward(server, label=0), said("3")) == 0.2
-    Reward(server, raw=True)
     score(Reward(server, raw=True, template="Q {prompt} A {answer}"), said("3"))
     assert server.asked[-1][1] == {"use_activation": False, "input": "Q 1+2 A 3"}
 
