@@ -111,7 +111,7 @@ class Study:
         context: Sequence[str] = (),
         earlier: Sequence[str] = (),
         fidelity: Fidelity | Mapping[str, Any] | None = None,
-        environment: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        environment: Environment | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         risk: str | Mapping[str, float] | None = None,
         early_stopping: EarlyStopping | Mapping[str, Any] | str | None = None,
         conservative: Conservative | Mapping[str, Any] | None = None,
