@@ -124,10 +124,10 @@ def derivative_knowledge_gradient(
 ) -> DerivativeKnowledgeGradient:
     """d-KG over a whole small finite space, else over ``discretisation`` points of it.
 
-    The derivatives that come are those in columns where some were observed; before that, in all numbers.
+    The derivatives that come are those in columns where some were observed; before that, in all numbers searched.
     """
     f = Fantasies(s.gp, s.pending, fantasies, s.seed)
-    numbers = np.flatnonzero(s.space.ordered)
+    numbers = np.flatnonzero(s.space.ordered & ~s.space.columns(s.space.fixed))
     columns = numbers if s.gp.data.gradients is None else np.unique(s.gp.data.gradients.column)
     A = _domain(s, f, discretisation, np.random.default_rng(s.seed))
     return DerivativeKnowledgeGradient(f, A, columns, numbers, draws=draws, seed=s.seed)
