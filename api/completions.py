@@ -79,7 +79,9 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
     wished = _wished(body, ours)
     wishes = wished.over(config.policies[policy]).over(DEFAULTS)
     n = _whole(body, "n", 1)
-    if n > (wishes.max_samples or 1):
+    if wished.max_samples is not None and n > wished.max_samples:
+        raise InvalidInput("n", f"at most the {wished.max_samples} samples that may be drawn", n)
+    if n > (wishes.max_samples or 1):  # n answers take n draws, whatever the policy's default is
         wishes = wishes.model_copy(update={"max_samples": n})
     wishes = wishes.model_copy(update={"min_samples": max(wishes.min_samples or 1, n)})
     try:
@@ -91,6 +93,8 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
         wishes, note = wishes.model_copy(update={"max_samples": n}), "dry run: one draw per choice"
     elif body.get("temperature") == 0 and n == 1 and wished.max_samples is None:
         wishes, note = wishes.model_copy(update={"max_samples": 1}), "temperature 0: every draw would be the same"
+    if not isinstance(stream := body.get("stream") or False, bool):
+        raise InvalidInput("stream", "true or false", stream)
     options = body.get("stream_options")
     return Asked(
         path=path,
@@ -100,7 +104,7 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
         body={name: value for name, value in body.items() if name not in OURS},
         headers=[(name, value) for name, value in headers if name not in ours and name not in OWN_HEADERS],
         n=n,
-        stream=body.get("stream") is True,
+        stream=stream,
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
         seed=wishes.seed if body.get("seed") is None else _integer(body, "seed"),
         note=note,

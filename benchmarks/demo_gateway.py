@@ -245,7 +245,8 @@ def report(methods: dict[str, Any], folder: Path) -> None:
     single = methods["pass-through"]
     axes.plot(single["tokens"], single["accuracy"], "ks", label="pass-through")
     axes.set(xlabel="tokens per question", ylabel="share of right answers", title="The tiny model, served by vLLM")
-    axes.set_xscale("log")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.legend(loc="lower right")
     figure.savefig(folder / "gateway.png", dpi=150)
     print(f"\n{folder / 'gateway.png'}")

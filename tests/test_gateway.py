@@ -345,6 +345,12 @@ def test_a_wrong_wish_is_named(front: Front, upstream: Upstream, wishes: object,
     assert not upstream.drawn
 
 
+def test_more_choices_than_may_be_drawn_are_refused_and_so_is_half_a_stream(front: Front, upstream: Upstream):
+    assert front.decided(status=400, n=9, optscale={"max_samples": 8})["error"]["param"] == "n"
+    assert front.decided(status=400, stream="yes")["error"]["param"] == "stream"
+    assert not upstream.drawn
+
+
 def test_models_and_what_policies_make_of_them(client: openai.OpenAI):
     assert {model.id for model in client.models.list()} == {"tiny", "tiny:optscale", "sums"}
     assert extra(client.models.retrieve("tiny:optscale"))["parent"] == "tiny"
