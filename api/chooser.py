@@ -15,23 +15,14 @@ Choice = list[Suggestion] | Stop
 Chooser = Callable[[Study, int, int, Mapping[str, Any]], Choice]
 """``count`` suggestions of which the first will be trial ``first_number``, in a context (empty: there is none)."""
 
-AX_KNOWS_NO = ("cost", "model", "context", "fidelity", "environment", "conservative", "earlier")
-"""Settings that Ax's generator would pass over in silence."""
-
 
 def check_engine(definition: Mapping[str, Any]) -> None:
     """Raises InvalidInput where the engine does not know a setting, or a policy is wrong; imports no engine."""
     if definition.get("engine", "suffice") == "ax":
-        if problems := [
-            Problem(name, 'none, because the engine "ax" does not know it', definition[name])
-            for name in AX_KNOWS_NO
-            if definition.get(name)
-        ]:
+        from suffice.adapters.ax import unknown_to_ax
+
+        if problems := unknown_to_ax(definition):
             raise InvalidInput.of(problems)
-        if definition.get("acquisition", "auto") != "auto":
-            raise InvalidInput(
-                "acquisition", 'auto, because the engine "ax" chooses its own', definition["acquisition"]
-            )
     if (policy := definition.get("global_stopping")) is not None:
         global_stopping(policy)
 
