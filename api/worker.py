@@ -27,7 +27,7 @@ from .database import Database
 from .definitions import study_of
 from .store import Changes, Store
 
-JOBS = ("refresh", "best", "pareto", "advice", "predict", "should_prune", "diagnostics", "analyses")
+JOBS = ("refresh", "best", "pareto", "advice", "predict", "should_prune", "diagnostics", "analyses", "slices", "contour")
 WARM_STUDIES = 32
 MOST = 16  # spare suggestions
 EARLY = 16  # suggestions prepared before there is a model: they cost next to nothing
@@ -143,6 +143,20 @@ class Worker:
         study, known = self._read(study_id)
         self.store.save_analyses(study_id, [card.to_json() for card in analyse(study)], known.data_version)
         return {}
+
+    def slices(self, study_id: int, **wanted: Any) -> dict[str, Any]:
+        """What the model expects along single parameters (optimizer/slices.py)."""
+        from suffice.optimizer.slices import slice_json, slices
+
+        study, known = self._read(study_id)
+        return {"slices": [slice_json(one) for one in slices(study, **wanted)], "data_version": known.data_version}
+
+    def contour(self, study_id: int, **wanted: Any) -> dict[str, Any]:
+        """The same over two parameters."""
+        from suffice.optimizer.slices import contour, contour_json
+
+        study, known = self._read(study_id)
+        return {**contour_json(contour(study, **wanted)), "data_version": known.data_version}
 
     def predict(self, study_id: int, configurations: list[dict[str, Any]]) -> dict[str, Any]:
         study, known = self._read(study_id)
