@@ -29,6 +29,7 @@ from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState
 if TYPE_CHECKING:
     from .diagnostics import Diagnostics
     from .knowledge import Definition, Knowledge
+    from .suggest import AcquisitionValues
 
 _KEYS = (
     "parameters",
@@ -361,6 +362,19 @@ class Study:
         at = {} if self._steps is None else self._definition.space.fixed
         mean, sd = surrogate.objective.predict(self._definition.space.encode([{**p, **at} for p in checked]))
         return Prediction(mean, sd)
+
+    def acquisition_values(
+        self, params: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None
+    ) -> AcquisitionValues:
+        """What the acquisition that chooses the next trial says of configurations; NotFound without a model."""
+        from .suggest import acquisition_values
+
+        checked = [self.space.check(p, f"configurations.{i}") for i, p in enumerate(params)]
+        at = {} if self._steps is None else self._definition.space.fixed
+        found = acquisition_values(self._at(context), [{**p, **at} for p in checked], self._next_number)
+        if found is None:
+            raise NotFound("there is no model yet: too few trials are completed")
+        return found
 
     @property
     def advice(self) -> Advice:

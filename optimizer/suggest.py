@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 
-from .choice import choose, choose_improvement, gain_in_unit, source
+from .choice import Choice, choose, choose_improvement, gain_in_unit, source
 from .decision import Advice, Stop, StopReason
 from .design import quasi_random
 from .knowledge import Knowledge
@@ -19,6 +21,7 @@ from .models import FitError
 from .safe_mixture import baseline_first, guarded
 from .search import maximise
 from .space import Params
+from .surrogate import Surrogate
 from .threads import one_blas_thread
 from .trial import Suggestion
 
@@ -49,13 +52,38 @@ def advise(knowledge: Knowledge, number: int) -> Advice:
     return _advise(knowledge, knowledge.pending, number)
 
 
+@dataclass(frozen=True)
+class AcquisitionValues:
+    """An acquisition's natural logarithms at configurations, up to a constant; which acquisition it is, and why."""
+
+    log_value: Float64[np.ndarray, " n"]
+    method: str
+    why: str
+
+
+@one_blas_thread
+def acquisition_values(knowledge: Knowledge, params: Sequence[Params], number: int) -> AcquisitionValues | None:
+    """What the acquisition that `suggest` maximises for trial ``number`` says of ``params``; None without a model."""
+    if knowledge.surrogate is None:
+        return None
+    rng = np.random.default_rng([knowledge.definition.seed, number])
+    chosen = _choose(knowledge, knowledge.surrogate, knowledge.pending, rng)
+    values, _ = chosen.acquisition(knowledge.definition.space.encode(params))
+    return AcquisitionValues(values, chosen.method, chosen.why)
+
+
+def _choose(knowledge: Knowledge, surrogate: Surrogate, taken: Sequence[Params], rng: np.random.Generator) -> Choice:
+    definition, pending = knowledge.definition, knowledge.definition.space.encode(taken)
+    return choose(definition, surrogate, pending, int(rng.integers(2**31)), knowledge.trials)
+
+
 def _with_model(knowledge: Knowledge, taken: Sequence[Params], rng: np.random.Generator) -> Suggestion | None:
     surrogate, definition = knowledge.surrogate, knowledge.definition
     if surrogate is None:
         return None
     space = definition.space
     try:
-        chosen = choose(definition, surrogate, space.encode(taken), int(rng.integers(2**31)), knowledge.trials)
+        chosen = _choose(knowledge, surrogate, taken, rng)
     except FitError:
         return None
     found = maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken), chosen.box)

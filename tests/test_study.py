@@ -329,6 +329,23 @@ def test_predict_and_its_refusals() -> None:
         study.predict({"x": 1, "y": 99})
 
 
+@pytest.mark.parametrize("acquisition", ["auto", "upper_confidence_bound", "thompson"])
+def test_the_next_trial_is_where_the_acquisition_is_largest(acquisition: str) -> None:
+    study = Study(Space(x=Float(0, 1)), acquisition=acquisition, seed=3)
+    grid = [{"x": float(x)} for x in np.linspace(0, 1, 201)]
+    with pytest.raises(NotFound):
+        study.acquisition_values(grid)
+    for x in (0.05, 0.3, 0.5, 0.8):
+        study.add({"x": x}, (x - 0.4) ** 2)
+    running = study.ask()
+    (chosen,) = study.suggest()
+    found = study.acquisition_values([chosen.params, running.params, *grid])
+    assert found.method == chosen.source.method
+    assert found.log_value[0] >= found.log_value.max() - 1e-6
+    if chosen.source.gain is not None:
+        assert found.log_value[1] < found.log_value[0] - 0.1, "the pending trial is known of"
+
+
 def test_errors_travel_between_processes() -> None:
     with pytest.raises(InvalidInput) as error:
         PLANE.check({"x": 99, "y": 99})
