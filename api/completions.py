@@ -304,14 +304,12 @@ class Completion:
         if self._verifier_error is not None:
             return
         self._verifier_error = message
-        match self.asked.wishes.on_verifier_error:
-            case "fail" | "first":
-                self.drawing.finish("the verifier failed")
-            case _:
-                votes = self.asked.wishes.model_copy(update={"rule": "suffice", "settings": None})
-                if self.asked.wishes.rule == "suffice":
-                    votes = self.asked.wishes
-                self.drawing.go_on_with(sampling_of(votes))
+        votes = self.asked.wishes.model_copy(update={"rule": "suffice", "settings": None})
+        if self.asked.wishes.rule == "suffice":
+            votes = self.asked.wishes
+        self.drawing.go_on_with(sampling_of(votes))
+        if self.asked.wishes.on_verifier_error in ("fail", "first"):
+            self.drawing.finish("the verifier failed")
 
     @property
     def verifier_error(self) -> str | None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LEAST_GAIN = 0.001  # as in the library; with a budget, the budget stops
 SHARE = 8  # of the prompts that share a budget, one in so many draws at once unless the ask says otherwise
 ALL_ENOUGH = "every prompt has enough"
+SCORE = "a score: the rule or the calibration uses it"
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def check_prior(options: SamplingOptions, prior: PriorSpec | None, field: str) -
 
 def needs_scores(definition: Mapping[str, Any], calibration: Calibration | None) -> bool:
     """Whether every answer that is no failure has to have a score."""
-    return bool(definition["scores"]) and calibration is not None and calibration.model is not None
+    return made(definition, calibration).scored
 
 
 def _definition(options: SamplingOptions) -> dict[str, Any]:
@@ -369,7 +370,7 @@ def decide(wanted: SamplingDecide, calibration: Calibration | None, alarm: bool 
     if needs_scores(definition, calibration):
         for i, a in enumerate(wanted.answers):
             if a.answer is not None and a.score is None:
-                raise InvalidInput(f"answers.{i}.score", "a score, because the calibration uses it", None)
+                raise InvalidInput(f"answers.{i}.score", SCORE, None)
     draws = [Told(i, True, False, a.answer, a.score, a.tokens) for i, a in enumerate(wanted.answers)]
     sampling = made(definition, calibration, definition["prior"], draws)
     step = sampling.ask()

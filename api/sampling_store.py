@@ -21,7 +21,7 @@ from suffice.optimizer.errors import Problem
 
 from .calibration_store import CalibrationStore, watch
 from .database import Database
-from .sampling_decisions import Plan, PromptState, State, Told, needs_scores, plan, result, standing, trusts
+from .sampling_decisions import SCORE, Plan, PromptState, State, Told, needs_scores, plan, result, standing, trusts
 from .sampling_wire import (
     DrawOut,
     PromptSpec,
@@ -239,7 +239,7 @@ class SamplingStore:
             if a.number >= row.definition["max_samples"]:
                 problems.append(Problem(f"answers.{i}.number", "a number below max_samples", a.number))
             if scored and a.answer is not None and a.score is None:
-                problems.append(Problem(f"answers.{i}.score", "a score, because the calibration uses it", None))
+                problems.append(Problem(f"answers.{i}.score", SCORE, None))
             if budget and a.tokens is None:
                 problems.append(Problem(f"answers.{i}.tokens", "its tokens, because there is a budget of them", None))
         if problems:

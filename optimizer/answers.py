@@ -16,7 +16,6 @@ picked, and counts as a wrong answer like no other.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -30,6 +29,8 @@ FAILURE = -1  # the cluster of a failure
 
 Counts = Int64[np.ndarray, " r"]
 PerPrompt = Float64[np.ndarray, " r"]
+LogWeights = Float64[np.ndarray, "..."]
+Whole = Int64[np.ndarray, "..."]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +147,25 @@ def right_after_failures(failures: int, prior: TypePrior = FLAT) -> float:
 
 @dataclass(frozen=True, eq=False)
 class VotePosterior:
-    """log W(n, K, v) as ``log_right[K, v, n - v]`` and log W0(n, K) as ``log_none[K, n]``."""
+    """Which cluster is right, from votes, under one prior over types; with tables for up to ``tabled`` answers."""
 
-    log_right: Float64[np.ndarray, "s s s"]
-    log_none: Float64[np.ndarray, "s s"]
+    prior: TypePrior
+    tabled: int = 0
+
+    def right(self, K: Whole, v: Whole, m: Whole) -> LogWeights:
+        """log W of a cluster with v votes among K clusters, m answers elsewhere; minus infinity for v = 0."""
+        if not self.tabled:
+            return log_share(v, m, self.prior) + log_spread(K - 1, m, self.prior) - _log_gamma(v)
+        shares, spread, _, log_gamma = self._tables
+        found: LogWeights = shares[v, m] + spread[K - 1, m] - log_gamma[v]
+        return found
+
+    def none(self, K: Whole, n: Whole) -> LogWeights:
+        """log W0 of n answers in K clusters."""
+        if not self.tabled:
+            return log_share(np.zeros_like(n), n, self.prior) + log_spread(K, n, self.prior)
+        found: LogWeights = self._tables[2][K, n]
+        return found
 
     def weights(
         self, votes: Int64[np.ndarray, "r k"], failures: Counts
@@ -157,8 +173,7 @@ class VotePosterior:
         """Log weights of "this cluster is right" (minus infinity without votes) and of "none seen is right"."""
         n = votes.sum(1) + failures
         K = (votes > 0).sum(1) + failures
-        right = self.log_right[K[:, None], votes, n[:, None] - votes]
-        return np.where(votes > 0, right, -np.inf), self.log_none[K, n]
+        return self.right(K[:, None], votes, n[:, None] - votes), self.none(K, n)
 
     def probabilities(
         self, votes: Int64[np.ndarray, "r k"], failures: Counts
@@ -169,37 +184,59 @@ class VotePosterior:
         p = np.exp(joint - np.logaddexp.reduce(joint, axis=1)[:, None])
         return p[:, :-1], p[:, -1]
 
+    @cached_property
+    def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """log_share[v, m], log_spread[K, m], log W0[K, n] and log G(v)."""
+        count = np.arange(self.tabled + 1)
+        shares = log_share(count[:, None], count[None], self.prior)
+        spread = log_spread(count[:, None], count[None], self.prior)
+        return shares, spread, spread + shares[0], _log_gamma(count)
+
+
+TABLED = 256  # answers up to which there are tables: KEPT of them take 100 MB
+KEPT = 64
+
 
 def vote_posterior(n: int, prior: TypePrior = FLAT) -> VotePosterior:
-    """The posterior's tables for up to n answers, made once per power of two."""
+    """The posterior for up to n answers; its tables are made once per power of two."""
     size = 16
     while size < n:
         size *= 2
-    return _tables(size, prior)
+    return _posterior(size, prior) if size <= TABLED else VotePosterior(prior)
 
 
-@lru_cache(maxsize=64)
-def _tables(size: int, prior: TypePrior) -> VotePosterior:
-    theta, alpha = np.array(THETAS), np.array(ALPHAS)
+@lru_cache(maxsize=KEPT)
+def _posterior(size: int, prior: TypePrior) -> VotePosterior:
+    return VotePosterior(prior, size)
+
+
+def log_share(v: Whole, m: Whole, prior: TypePrior) -> LogWeights:
+    """log E[theta^v (1 - theta)^m]."""
+    theta = np.array(THETAS)
     with np.errstate(divide="ignore"):
-        log_pi_theta, log_pi_alpha = np.log(prior.theta), np.log(prior.alpha)
-        log_theta, log_not = np.log(theta), np.log1p(-theta)
-    count = np.arange(size + 1)
-    hits, misses = _times(count, log_theta), _times(count, log_not)
-    # A[v, m]: v right answers and m wrong ones; C[K, m]: m wrong answers in K clusters
-    A = np.logaddexp.reduce(log_pi_theta + hits[:, None] + misses[None], axis=2)
+        log_pi, log_hit, log_miss = np.log(prior.theta), np.log(theta), np.log1p(-theta)
+    found: LogWeights = np.logaddexp.reduce(log_pi + _times(v, log_hit) + _times(m, log_miss), axis=-1)
+    return found
+
+
+def log_spread(K: Whole, m: Whole, prior: TypePrior) -> LogWeights:
+    """log E[alpha^K G(alpha) / G(alpha + m)]: of m wrong answers in K clusters."""
+    alpha = np.array(ALPHAS)
     # log G(alpha) - log G(alpha + m), from G(x + 1) = x G(x)
-    steps = np.log(alpha + count[:-1, None])
-    spread = -np.concatenate([np.zeros((1, len(alpha))), np.cumsum(steps, axis=0)])
-    C = np.logaddexp.reduce(log_pi_alpha + count[:, None, None] * np.log(alpha) + spread[None], axis=2)
-    none = C + np.logaddexp.reduce(log_pi_theta + misses, axis=1)
-    log_factorial = np.array([math.lgamma(v) for v in count[1:]])  # of v - 1
-    right = np.full((size + 1,) * 3, -np.inf)
-    right[1:, 1:] = A[None, 1:] + C[:-1, None] - log_factorial[None, :, None]
-    return VotePosterior(right, none)
+    steps = np.log(alpha + np.arange(int(m.max(initial=0)))[:, None])
+    fall = -np.concatenate([np.zeros((1, len(alpha))), np.cumsum(steps, axis=0)])
+    found: LogWeights = np.logaddexp.reduce(np.log(prior.alpha) + K[..., None] * np.log(alpha) + fall[m], axis=-1)
+    return found
 
 
-def _times(count: Int64[np.ndarray, " s"], log_p: Float64[np.ndarray, " t"]) -> Float64[np.ndarray, "s t"]:
+def _log_gamma(v: Whole) -> LogWeights:
+    """log G(v) of whole numbers; infinity for 0."""
+    steps = np.log(np.maximum(np.arange(-1, int(v.max(initial=0))), 1))
+    found: LogWeights = np.cumsum(steps)[v]
+    return np.where(v == 0, np.inf, found)
+
+
+def _times(count: Whole, log_p: Float64[np.ndarray, " t"]) -> Float64[np.ndarray, "... t"]:
     """log p^count, with 0^0 = 1."""
     with np.errstate(invalid="ignore"):
-        return np.where(count[:, None] == 0, 0.0, count[:, None] * log_p)
+        return np.where(count[..., None] == 0, 0.0, count[..., None] * log_p)

@@ -11,8 +11,7 @@ The recursion was derived from the model as the abstract and introduction state 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
@@ -20,8 +19,8 @@ import numpy as np
 from jaxtyping import Float64
 from scipy.stats import t as student_t
 
-from .answers import Answers
-from .stopping import Enough, Evidence, Rule, known_pick, positive
+from .answers import PerPrompt
+from .best_of_n import BestOfN
 
 FIRST = 3  # fewer scores leave the predictive distribution without a variance worth the name
 Z = np.concatenate([np.linspace(-1.0, 4.0, 51), np.linspace(4.25, 12.0, 32)])
@@ -30,46 +29,18 @@ NODES = 64
 
 
 @dataclass(frozen=True)
-class Beacon(Rule):
+class Beacon(BestOfN):
     """Stop when the value of another score, in the score's unit, is below ``price``."""
 
     name: ClassVar[str] = "beacon"
-    swept: ClassVar[tuple[str, ...]] = ("price",)
-    scored: ClassVar[bool] = True
-    price: float = 0.01
-    picked: str = "best"
+    first: ClassVar[int] = FIRST
 
-    def __post_init__(self) -> None:
-        positive("price", self.price)
-        known_pick(self.picked)
-
-    @property
-    def pick(self) -> str:
-        return self.picked
-
-    def evidence(self, answers: Answers, cap: int) -> Evidence:
-        """The highest price at which another answer pays."""
-        k = answers.n
-        if k < FIRST:
-            return np.full(len(answers.clusters), np.inf)
-        if k >= cap:
-            return np.zeros(len(answers.clusters))
-        known = answers.known_scores
-        bottom = np.where(np.isneginf(known), np.inf, known).min(1)
-        scores = np.where(np.isneginf(known), np.where(np.isinf(bottom), 0.0, bottom)[:, None], known)
+    def worth(self, scores: Float64[np.ndarray, "r n"], cap: int) -> PerPrompt:
+        k = scores.shape[1]
         sd = scores.std(1, ddof=1) * np.sqrt(1.0 + 1.0 / k)
         with np.errstate(invalid="ignore", divide="ignore"):
             z = np.where(sd > 0, (scores.max(1) - scores.mean(1)) / sd, 0.0)
         return np.where(sd > 1e-12, sd * np.interp(z, Z, indices(cap)[k]), 0.0)
-
-    def enough(self, evidence: Evidence, n: int) -> Enough:
-        return evidence <= self.price
-
-    def soonest(self, n: int, cap: int) -> int:
-        return min(max(n + 1, FIRST), cap)
-
-    def sweep(self, cap: int) -> Sequence[Rule]:
-        return [replace(self, price=float(p)) for p in np.geomspace(0.5, 1e-5, 50)]
 
 
 @lru_cache(maxsize=16)

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int32
 
 from .answers import FLAT, TypePrior, vote_posterior
 
@@ -93,7 +93,7 @@ class VoteTable:
         return self._compact.value(*compact(votes))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)  # 32 of the largest take 350 MB
 def vote_table(cap: int, prior: TypePrior = FLAT) -> VoteTable:
     """The table for up to ``cap`` answers, made once per process."""
     return VoteTable(cap, prior)
@@ -199,8 +199,8 @@ class _Exact:
     def leader(self, v: Votes) -> float:
         if not v:
             return 0.0
-        n, K = sum(v), len(v)
-        return float(np.exp(self._posterior.log_right[K, v[0], n - v[0]] - self._log_mass(v)))
+        K, first, others = np.array([[len(v)], [v[0]], [sum(v[1:])]])
+        return float(np.exp(self._posterior.right(K, first, others)[0] - self._log_mass(v)))
 
     def successors(self, v: Votes) -> list[tuple[float, Votes]]:
         """Each way the next answer can fall, with its probability."""
@@ -218,8 +218,8 @@ class _Exact:
     def _log_mass(self, v: Votes) -> float:
         """log of sum_j W(n, K, v_j) + W0(n, K)."""
         if v not in self._mass:
-            n, K, sizes = sum(v), len(v), np.array(v, dtype=np.int64)
-            terms = np.append(self._posterior.log_right[K, sizes, n - sizes], self._posterior.log_none[K, n])
+            sizes, K, n = np.array(v, dtype=np.int64), np.array([len(v)]), np.array([sum(v)])
+            terms = np.concatenate([self._posterior.right(K, sizes, n - sizes), self._posterior.none(K, n)])
             self._mass[v] = float(np.logaddexp.reduce(terms))
         return self._mass[v]
 
@@ -238,10 +238,8 @@ class _Compact:
 
     def __init__(self, cap: int, exact: int, prior: TypePrior) -> None:
         self._cap, self._exact = cap, exact
-        posterior = vote_posterior(cap + 1, prior)
-        # one scale for all, so that plain sums do not underflow
-        self._right, self._none = posterior.log_right, posterior.log_none
-        self._index: dict[int, Int64[np.ndarray, "a b k"]] = {}
+        self._posterior = vote_posterior(cap + 1, prior)
+        self._index: dict[int, Int32[np.ndarray, "a b k"]] = {}
         self._values: Float64[np.ndarray, "s l"] = np.zeros((0, 0))
         self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self._solve()
@@ -261,8 +259,8 @@ class _Compact:
             v1, v2, K = _states(n)
             self._index[n] = _numbering(n, v1, v2, K)
             log_mass = self._log_mass(n, K, _blocks(n, v1, v2, K))
-            now = np.exp(self._right[K, v1, n - v1] - log_mass)
-            second = np.exp(self._right[K, v2, n - v2] - log_mass)
+            now = np.exp(self._posterior.right(K, v1, n - v1) - log_mass)
+            second = np.exp(self._posterior.right(K, v2, n - v2) - log_mass)
             values = np.repeat(now[:, None], len(PRICES), axis=1)
             index, attainable = np.zeros(len(now)), np.zeros(len(now))
             some = np.flatnonzero(v1 - v2 < self._cap - n)
@@ -304,8 +302,8 @@ class _Compact:
 
     def _log_mass(self, n: int, K: np.ndarray, blocks: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         sizes, counts = blocks
-        terms = self._right[K[:, None], sizes, n - sizes]
-        none = self._none[K, n]
+        terms = self._posterior.right(K[:, None], sizes, n - sizes)
+        none = self._posterior.none(K, np.full_like(K, n))
         peak = np.maximum(np.where(counts > 0, terms, -np.inf).max(1), none)
         with np.errstate(under="ignore"):
             inner = (counts * np.exp(np.where(counts > 0, terms - peak[:, None], -np.inf))).sum(1)
@@ -323,8 +321,8 @@ def _states(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _numbering(n: int, v1: np.ndarray, v2: np.ndarray, K: np.ndarray) -> np.ndarray:
-    number = np.full((n + 1, n // 2 + 1, n + 1), -1, dtype=np.int64)
-    number[v1, v2, K] = np.arange(len(v1))
+    number = np.full((n + 1, n // 2 + 1, n + 1), -1, dtype=np.int32)
+    number[v1, v2, K] = np.arange(len(v1), dtype=np.int32)
     return number
 
 

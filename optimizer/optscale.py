@@ -20,7 +20,7 @@ import numpy as np
 
 from .answers import Answers
 from .errors import InvalidInput
-from .stopping import Enough, Evidence, Rule, number, positive, probability, whole
+from .stopping import Enough, Evidence, Rule, finite, positive, probability, whole
 from .truncated_normal import fit, log_cdf
 
 TARGETS = (0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99)  # s_min and 1 - alpha as the authors' grid
@@ -39,7 +39,6 @@ class OptScale0(Rule):
 
     name: ClassVar[str] = "optscale0"
     swept: ClassVar[tuple[str, ...]] = ("target", "alpha")
-    scored: ClassVar[bool] = True
     target: float = 0.95
     alpha: float = 0.95
     peek: int | None = None
@@ -95,7 +94,7 @@ class OptScaleT(OptScale0):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        number("mu", self.mu)
+        finite("mu", self.mu)
         positive("sigma", self.sigma)
         positive("prior_sd", self.prior_sd)
 

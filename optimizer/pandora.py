@@ -14,45 +14,31 @@ form are this module's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float64
 
-from .answers import Answers
-from .stopping import Enough, Evidence, Rule, known_pick, number, positive
-
-FIRST = 2
+from .answers import PerPrompt
+from .best_of_n import BestOfN
+from .stopping import finite
 
 
 @dataclass(frozen=True)
-class Pandora(Rule):
+class Pandora(BestOfN):
     """Stop when the best score reaches the upper confidence bound of the fair cap at ``price``."""
 
     name: ClassVar[str] = "pandora"
-    swept: ClassVar[tuple[str, ...]] = ("price",)
-    scored: ClassVar[bool] = True
-    price: float = 0.01
+    first: ClassVar[int] = 2
     width: float = 0.5
-    picked: str = "best"
 
     def __post_init__(self) -> None:
-        positive("price", self.price)
-        number("width", self.width)
-        known_pick(self.picked)
+        super().__post_init__()
+        finite("width", self.width)
 
-    @property
-    def pick(self) -> str:
-        return self.picked
-
-    def evidence(self, answers: Answers, cap: int) -> Evidence:
-        """The price whose fair cap is the best score so far: the highest at which another answer pays."""
-        if answers.n < FIRST:
-            return np.full(len(answers.clusters), np.inf)
-        known = answers.known_scores
-        bottom = np.where(np.isneginf(known), np.inf, known).min(1)
-        scores = np.where(np.isneginf(known), np.where(np.isinf(bottom), 0.0, bottom)[:, None], known)
+    def worth(self, scores: Float64[np.ndarray, "r n"], cap: int) -> PerPrompt:
+        """The price whose fair cap is the best score so far."""
         middle = np.median(scores, axis=1)
         excess = np.maximum(scores - middle[:, None], 0.0)
         count = np.maximum((excess > 0).sum(1), 1)
@@ -60,12 +46,3 @@ class Pandora(Rule):
         with np.errstate(invalid="ignore", divide="ignore"):
             price = 0.5 * mean * np.exp(-(scores.max(1) - middle) / mean)
         return np.where(mean > 0, price, 0.0)
-
-    def enough(self, evidence: Evidence, n: int) -> Enough:
-        return evidence <= self.price
-
-    def soonest(self, n: int, cap: int) -> int:
-        return min(max(n + 1, FIRST), cap)
-
-    def sweep(self, cap: int) -> Sequence[Rule]:
-        return [replace(self, price=float(p)) for p in np.geomspace(0.5, 1e-5, 50)]

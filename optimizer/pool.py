@@ -22,6 +22,7 @@ from jaxtyping import Float64, Int64
 
 from .answers import Answers, label
 from .errors import InvalidInput
+from .stopping import finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,13 @@ class Pool:
 
     @property
     def scored(self) -> bool:
+        """Whether any answer has a score."""
         return any(not np.isnan(p.scores).all() for p in self.prompts)
+
+    @property
+    def all_scored(self) -> bool:
+        """Whether every answer that is no failure has a score."""
+        return not any(np.isnan(p.scores[p.clusters >= 0]).any() for p in self.prompts)
 
 
 def _recorded(entry: Any, where: str, score: str, answered: bool) -> Recorded:
@@ -101,8 +108,8 @@ def _number(sample: Mapping[str, Any], field: str, where: str) -> float:
     value = sample.get(field)
     if value is None:
         return math.nan
-    if not isinstance(value, bool | int | float) or not math.isfinite(value):
-        raise InvalidInput(f"{where}.{field}", "a finite number", value)
+    if not isinstance(value, bool):
+        finite(f"{where}.{field}", value)
     return float(value)
 
 

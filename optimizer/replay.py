@@ -55,14 +55,14 @@ def rows(
 def replay(pool: Pool, rules: Iterable[Rule], max_samples: int, orders: int = 50, seed: int = 0) -> list[Outcome]:
     """What each rule does with up to ``max_samples`` answers to each prompt of the pool.
 
-    Raises InvalidInput where a rule needs scores that the pool has not.
+    Raises InvalidInput where a rule needs scores, and some answer has none.
     """
     whole("max_samples", max_samples)
     whole("orders", orders)
     rules = list(rules)
     for one in rules:
-        if one.scored and not pool.scored:
-            raise InvalidInput("rules", "rules that need no scores: the pool has none", one.name)
+        if one.scored and not pool.all_scored:
+            raise InvalidInput("rules", "rules that need no scores: the pool has none, or not everywhere", one.name)
     parts = traces(pool, max_samples, orders, seed)
     found = [np.zeros((3, len(pool.prompts))) for _ in rules]
     for part in parts:

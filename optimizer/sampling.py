@@ -13,7 +13,6 @@ up to the first that is still out.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ import numpy as np
 from .answers import FAILURE, FLAT, Answers, TypePrior, vote_posterior
 from .decision import Stop
 from .errors import Conflict, InvalidInput
-from .lookahead import NOTHING, Outlook, Votes, certain, gains, lead, outlook
-from .stopping import Rule, Suffice, number, positive, probability, rule, vote_outlook, whole
+from .lookahead import HORIZON, NOTHING, Outlook, Votes, certain, gains, lead, outlook
+from .stopping import Rule, Suffice, finite, positive, probability, rule, vote_outlook, whole
 
 if TYPE_CHECKING:
     from .calibration import Calibrated, Calibration
@@ -166,7 +165,7 @@ class Sampling:
         if expected_tokens is not None:
             positive("expected_tokens", expected_tokens)
         for field, value in (("latency", latency), ("least_gain", least_gain)):
-            number(field, value)
+            finite(field, value)
             if value < 0:
                 raise InvalidInput(field, "a number of at least 0", value)
         self.rule = _rule(rule, price, prior, settings or {})
@@ -204,10 +203,10 @@ class Sampling:
         raises Conflict.
         """
         for field, value in (("score", score), ("tokens", tokens)):
-            if value is not None and not _finite(value):
-                raise InvalidInput(field, "a finite number", value)
-        if score is None and answer is not None and self._needs_scores:
-            raise InvalidInput("score", "the verifier's score of the answer: the calibration uses it", None)
+            if value is not None:
+                finite(field, value)
+        if score is None and answer is not None and self.scored:
+            raise InvalidInput("score", "the verifier's score of the answer: the rule or the calibration uses it", None)
         place = self._gap() if number is None else number
         if isinstance(place, bool) or not isinstance(place, int) or place < 0:
             raise InvalidInput("number", "the number of a draw, from 0", number)
@@ -217,6 +216,11 @@ class Sampling:
         self._issued = max(self._issued, place + 1)
 
     # --- what is known ---
+
+    @property
+    def scored(self) -> bool:
+        """Whether every answer that is no failure has to have a score: the rule or the calibration uses it."""
+        return self.rule.scored or (self.scores and self.calibration is not None and self.calibration.model is not None)
 
     @property
     def samples(self) -> int:
@@ -344,10 +348,6 @@ class Sampling:
         return Draw(max(min(count, self.max_samples - n) - out, 0), self._issued, n, confidence, gain, cost)
 
     @property
-    def _needs_scores(self) -> bool:
-        return self.scores and self.calibration is not None and self.calibration.model is not None
-
-    @property
     def _way(self) -> Calibrated | None:
         """How the calibration picks and stops at the present price; None: by votes alone."""
         if self.calibration is None:
@@ -425,7 +425,7 @@ class Sampling:
             way = self._way
             p, none = self.calibration.probabilities(answers, VOTES if way is None else way.way)
         else:
-            posterior = vote_posterior(self.max_samples, self.prior)
+            posterior = vote_posterior(max(answers.n, min(self.max_samples, HORIZON)), self.prior)
             p, none = posterior.probabilities(answers.votes, answers.failed.sum(1))
         return p[0], float(none[0])
 
@@ -489,7 +489,3 @@ def _rule(given: str | Rule, price: float | None, prior: TypePrior, settings: Ma
     if given in ("beacon", "pandora") and price is not None:
         return rule(given, price=price, **settings)
     return rule(given, **settings)
-
-
-def _finite(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)

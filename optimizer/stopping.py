@@ -2,7 +2,7 @@
 
 A rule looks at a prompt's answers and computes its *evidence*, which does not depend on the setting that trades answers
 for accuracy; `enough` compares the evidence with that setting. One pass over recorded answers therefore serves a whole
-sweep of settings (replay.py). Rules for scores are in optscale.py, beacon.py and pandora.py.
+sweep of settings (replay.py). Rules for scores are in optscale.py, beacon.py and pandora.py (best_of_n.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Rule(ABC):
 
     name: ClassVar[str]
     swept: ClassVar[tuple[str, ...]] = ()  # settings that `evidence` does not depend on
-    scored: ClassVar[bool] = False  # whether the rule needs scores
 
     @abstractmethod
     def evidence(self, answers: Answers, cap: int) -> Evidence:
@@ -46,6 +45,11 @@ class Rule(ABC):
     @abstractmethod
     def pick(self) -> str:
         """The name of the pick that goes with the rule (picks.py)."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether every answer that is no failure has to have a score."""
+        return self.pick != "majority"
 
     def choose(self, answers: Answers) -> Counts:
         """The position of the answer to give, per prompt; -1 where every answer failed."""
@@ -203,17 +207,20 @@ class Threshold(Rule):
 
     name: ClassVar[str] = "threshold"
     swept: ClassVar[tuple[str, ...]] = ("threshold",)
-    scored: ClassVar[bool] = True
     threshold: float = 0.9
     picked: str = "best"
 
     def __post_init__(self) -> None:
-        number("threshold", self.threshold)
+        finite("threshold", self.threshold)
         known_pick(self.picked)
 
     @property
     def pick(self) -> str:
         return self.picked
+
+    @property
+    def scored(self) -> bool:
+        return True
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
         return answers.known_scores.max(1)
@@ -310,19 +317,24 @@ def rule(name: str, **settings: Any) -> Rule:
 # --- checks of settings -----------------------------------------------------------------------------------------------
 
 
-def number(field: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+def finite(field: str, value: Any) -> None:
+    """A finite number, and no whole one that is too large to compute with."""
+    try:
+        ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a huge int
+        ok = False
+    if not ok:
         raise InvalidInput(field, "a finite number", value)
 
 
 def positive(field: str, value: Any) -> None:
-    number(field, value)
+    finite(field, value)
     if value <= 0:
         raise InvalidInput(field, "a positive number", value)
 
 
 def probability(field: str, value: Any) -> None:
-    number(field, value)
+    finite(field, value)
     if not 0 < value < 1:
         raise InvalidInput(field, "a probability between 0 and 1, both excluded", value)
 

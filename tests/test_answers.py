@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suffice.optimizer import InvalidInput
+from suffice.optimizer import InvalidInput, Sampling
 from suffice.optimizer.answers import (
     ALPHAS,
     FAILURE,
     FLAT,
+    TABLED,
     THETAS,
     Answers,
     TypePrior,
+    VotePosterior,
     label,
     right_after_failures,
     vote_posterior,
@@ -87,7 +89,19 @@ def test_after_failures_the_next_answer_is_right_less_often():
 def test_tables_of_any_size_agree():
     small = vote_posterior(10).probabilities(np.array([[6, 3, 1]]), np.array([0]))
     large = vote_posterior(100).probabilities(np.array([[6, 3, 1]]), np.array([0]))
+    without = VotePosterior(FLAT).probabilities(np.array([[6, 3, 1]]), np.array([0]))
     np.testing.assert_allclose(small[0], large[0], rtol=1e-12)
+    np.testing.assert_allclose(small[0], without[0], rtol=1e-12)
+    np.testing.assert_allclose(small[1], without[1], rtol=1e-12)
+
+
+def test_thousands_of_answers_need_no_tables():
+    assert not vote_posterior(5000).tabled
+    sampling = Sampling(max_samples=10**9, price=0.001)
+    for i in range(TABLED + 1):
+        sampling.tell(i % 3)
+    assert sampling.pick == 0
+    assert sum(sampling.posterior.answers.values()) + sampling.posterior.none == pytest.approx(1.0)
 
 
 def test_the_partition_probability_counts_orders():

@@ -115,7 +115,7 @@ def test_nothing_is_over_issued_while_others_wait():
 def test_the_window_grows_where_the_deadline_is_near():
     clock = iter(range(10_000))
     draws = Draws([str(k) for k in range(64)], [2])
-    sampling = Sampling("threshold", max_samples=64)
+    sampling = Sampling("adaptive_consistency", max_samples=64)
     limits = Limits(64, seconds=150)
     near = Drawing(sampling, draws, limits, clock=lambda: float(next(clock)))
     asyncio.run(near.run())

@@ -122,6 +122,9 @@ def test_rules_for_scores_want_scores():
     pool = Pool.of({"prompts": [{"id": 1, "samples": [{"answer": "a", "correct": 1}]}]})
     with pytest.raises(InvalidInput, match="rules"):
         replay(pool, [rule("threshold")], 1, 1)
+    samples = [{"answer": "a", "correct": 1, "score": 0.5}, {"answer": "b", "correct": 0}]
+    with pytest.raises(InvalidInput, match="rules"):
+        replay(Pool.of({"prompts": [{"id": 1, "samples": samples}]}), [rule("fixed", picked="best")], 2, 1)
 
 
 # --- frontiers --------------------------------------------------------------------------------------------------------

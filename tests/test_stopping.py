@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from scipy.integrate import quad
 from scipy.stats import norm, truncnorm
 from scipy.stats import t as student_t
 
-from suffice.optimizer import InvalidInput
+from suffice.optimizer import InvalidInput, Sampling
 from suffice.optimizer.answers import Answers
 from suffice.optimizer.beacon import FIRST, Beacon, indices, one_step
+from suffice.optimizer.best_of_n import scores_of
 from suffice.optimizer.optscale import OptScale0, OptScaleT, needed
 from suffice.optimizer.pandora import Pandora
 from suffice.optimizer.picks import PICKS
-from suffice.optimizer.stopping import RULES, AdaptiveConsistency, EarlyStopping, Rule, Suffice, Threshold, rule
+from suffice.optimizer.stopping import RULES, AdaptiveConsistency, EarlyStopping, Rule, Suffice, Threshold, finite, rule
 from suffice.optimizer.truncated_normal import fit, log_cdf
 
 
@@ -236,3 +238,44 @@ def test_pandora_stops_at_the_fair_cap():
     tau = m + mean * np.log(mean / (2 * price))  # lambda = 1 / mean
     assert tau == pytest.approx(0.6)
     assert Pandora(width=1.0).evidence(answers, 16)[0] > price
+
+
+def test_best_of_n_looks_at_failures_as_the_lowest_score():
+    answers = Answers.of(["a", None, "b"], [0.4, None, 0.7])
+    np.testing.assert_array_equal(scores_of(answers), [[0.4, 0.4, 0.7]])
+    np.testing.assert_array_equal(scores_of(Answers.of([None, None])), [[0.0, 0.0]])
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("nan"), float("inf"), True, "1", None])
+def test_a_number_is_finite(value: Any):
+    with pytest.raises(InvalidInput) as error:
+        finite("price", value)
+    assert error.value.problems[0].field == "price"
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "scored"),
+    [
+        ("suffice", {}, False),
+        ("fixed", {}, False),
+        ("fixed", {"picked": "best"}, True),
+        ("adaptive_consistency", {}, False),
+        ("adaptive_consistency", {"form": "weighted"}, True),
+        ("early_stopping", {"picked": "weighted"}, True),
+        ("threshold", {"picked": "majority"}, True),
+        ("optscale0", {}, True),
+        ("optscale_t", {}, True),
+        ("beacon", {}, True),
+        ("pandora", {"picked": "majority"}, True),
+    ],
+)
+def test_which_rules_need_scores(name: str, chosen: dict[str, Any], scored: bool):
+    assert rule(name, **chosen).scored is scored
+    sampling = Sampling(name, settings=chosen)
+    sampling.tell(None)
+    if scored:
+        with pytest.raises(InvalidInput) as error:
+            sampling.tell("a")
+        assert error.value.problems[0].field == "score"
+    else:
+        sampling.tell("a")
