@@ -68,7 +68,7 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once. This takes a few minutes."
-	@$(INSTALL) -e '.[server,ax,optuna,dev]'
+	@$(INSTALL) -e '.[server,ax,optuna,postgres,dev]'
 	@touch $@ $(VENV)/.demo
 
 # vLLM's CPU build. It wants an older FastAPI than the service, so it lives apart and is spoken to over HTTP.

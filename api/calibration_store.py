@@ -10,10 +10,12 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from suffice.optimizer import Conflict, InvalidInput, NotFound
@@ -47,6 +49,12 @@ class CalibrationStore:
             name=name, version=1, document=kept, drift_total=0.0, drift_alarm=False, created_at=self.clock()
         )
         check(row)
+        while True:
+            with suppress(IntegrityError):  # another replica has just taken that version
+                return self._number(row)
+
+    def _number(self, row: CalibrationRow) -> CalibrationOut:
+        name = row.name
         with self.database.write() as session:
             newest = session.exec(select(func.max(CalibrationRow.version)).where(CalibrationRow.name == name)).one()
             row.version = (newest or 0) + 1

@@ -2,26 +2,34 @@
 
 SQLite is used as one writer wants it: write-ahead log, so that readers never wait; every writing transaction takes the
 write lock when it begins, so that what it has read still holds when it writes, in this process or another;
-``synchronous=FULL``, so that what was committed survives kill -9 and power loss alike. On PostgreSQL the same order
-comes from locking the study's row, which every writing transaction does first.
+``synchronous=FULL``, so that what was committed survives kill -9 and power loss alike.
+
+On PostgreSQL a writing transaction locks the row of its study (or sampling) first of all, and only then reads what it
+depends on; so two replicas never hand out the same trial, and transactions on different studies never wait for each
+other. A reading one sees one snapshot (REPEATABLE READ), as SQLite's readers do.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, text
+from sqlalchemy.exc import ArgumentError
 from sqlmodel import Session
 
 from suffice.optimizer import InvalidInput
 
-HEAD = "0003"  # the newest revision in migrations/versions
+HEAD = "0004"  # the newest revision in migrations/versions
 MIGRATIONS = Path(__file__).parent / "migrations"
+EXPECTED = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
 BUSY_SECONDS = 30.0
+POSTGRESQL_CONNECTIONS = 10  # of one replica, at most; each of its engine workers needs one more
+MIGRATION_LOCK = 0x5FF1CE  # an advisory lock: replicas that start together migrate one after the other
 
 
 class Database:
@@ -29,20 +37,26 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = connect(url)
-        self._writer = self.engine.execution_options(write=True)
-        # Who writes next inside this process is decided here, not by SQLite's busy handler, which sleeps. Between
-        # processes the database's own lock decides: nothing depends on this one.
-        self._turn = threading.Lock()
+        self._reader: Engine = self.engine
+        self._writer: Engine = self.engine
+        self.postgresql = self.engine.dialect.name == "postgresql"
+        if self.postgresql:
+            self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        else:
+            self._writer = self.engine.execution_options(write=True)
+        # Who writes next to an SQLite file is decided here inside this process, not by SQLite's busy handler, which
+        # sleeps. Between processes the database's own lock decides: nothing depends on this one.
+        self._turn = nullcontext() if self.postgresql else threading.Lock()
 
     @contextmanager
     def read(self) -> Generator[Session]:
         """A session that sees one state of the database, and changes nothing."""
-        with Session(self.engine, expire_on_commit=False) as session:
+        with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Generator[Session]:
-        """A session that has the write lock; committed at the end, rolled back on an exception."""
+        """A session that is committed at the end, and rolled back on an exception; on SQLite with the write lock."""
         with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -51,16 +65,40 @@ class Database:
 
 
 def connect(url: str) -> Engine:
-    """An engine for ``url``; raises InvalidInput for what cannot be shared by several processes."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed)
-    if not parsed.database or parsed.database == ":memory:":
-        raise InvalidInput("database", "a database file: the service and its engine workers share it", url)
-    engine = create_engine(parsed, pool_size=20, max_overflow=30)
+    """An engine for ``url``. Raises InvalidInput for what is neither PostgreSQL nor a file of SQLite."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidInput("database", EXPECTED, url) from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _sqlite(parsed)
+        case "postgresql" | "postgres":
+            return _postgresql(parsed)
+        case _:
+            raise InvalidInput("database", EXPECTED, parsed.render_as_string(hide_password=True))
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise InvalidInput("database", "a database file: the service and its engine workers share it", str(url))
+    engine = create_engine(url, pool_size=20, max_overflow=30)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _postgresql(url: URL) -> Engine:
+    """Connections that are tried before they are used: the server may have been restarted meanwhile."""
+    if find_spec("psycopg") is None:
+        raise InvalidInput("database", "an SQLite file, or PostgreSQL with suffice[postgres] installed", url.drivername)
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=POSTGRESQL_CONNECTIONS,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"application_name": "suffice", "options": f"-c lock_timeout={int(BUSY_SECONDS * 1000)}"},
+    )
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
@@ -91,6 +129,8 @@ def upgrade(database: Database, to: str = HEAD) -> None:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     with database.engine.execution_options(write=True).begin() as connection:
+        if database.postgresql:
+            connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, to)
 

@@ -11,6 +11,7 @@ SufficeError (suffice.optimizer.errors)
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
@@ -19,6 +20,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 
 from suffice.optimizer import Conflict, InvalidInput, NotFound, SufficeError
@@ -29,6 +32,7 @@ from .wire import FieldProblem, ProblemOut
 MAX_PROBLEMS = 100  # reported per answer
 ALTERNATIVES = ("str", "bool", "int", "float", "[key]")  # how Pydantic names the types it tried for a field
 KINDS = ("literal[", "constrained-", "dict[", "list[", "union[")  # and those that have parts of their own
+log = logging.getLogger("suffice.api")
 LEASE_LOST = "urn:suffice:lease-lost"
 
 
@@ -81,6 +85,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SufficeError, _suffice)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OperationalError, _database)
+    app.add_exception_handler(NoConnection, _database)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -148,6 +154,12 @@ def _expectation(error: Mapping[str, Any]) -> str:
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     return problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+async def _database(_request: Request, error: Exception) -> JSONResponse:
+    """It is restarting, out of reach, or locked. What was asked for may have been done all the same: repeat it."""
+    log.warning("the database did not answer: %s", error)
+    return problem(503, "the database cannot be reached now", headers={"Retry-After": "1"})
 
 
 async def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:

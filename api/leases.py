@@ -203,7 +203,7 @@ class Leases:
         swept: list[int] = []
         for study_id in study_ids:
             with self.database.write() as session:
-                study = session.get(StudyRow, study_id, with_for_update=True)
+                study = session.get(StudyRow, study_id, with_for_update={"skip_locked": True})  # in use: swept then
                 if study is not None and _sweep(session, study, at):
                     swept.append(study_id)
         return swept
@@ -272,6 +272,7 @@ def _new_trial(session: Session, study: StudyRow, suggestion: SuggestionRow, at:
         sequence=study.sequence,
     )
     study.next_number += 1
+    study.enter(TrialState.WAITING, trial.source["method"])
     session.add(trial)
     session.delete(suggestion)
     return trial

@@ -35,7 +35,6 @@ from .tables import (
     TrialRow,
     context_key,
     key_of,
-    spent,
 )
 from .views import measurement_fields, study_out, trial_known, trial_out
 from .wire import Event, StudyCreate, StudyExport, StudyOut, StudyPatch, TrialAdd, TrialOut
@@ -83,7 +82,7 @@ class Store:
         """A new study; raises Conflict when its name is taken, InvalidInput where it learns from one that is not."""
         row = self._new_study(definition, seed)
         self._insert(row)
-        return row.id, study_out(row, {})
+        return row.id, study_out(row)
 
     def facts(self, name: str) -> StudyFacts:
         """Which study that is; raises NotFound."""
@@ -98,8 +97,7 @@ class Store:
 
     def study(self, study_id: int) -> StudyOut:
         with self.database.read() as session:
-            row = by_id(session, study_id)
-            return study_out(row, _counts(session, [row.id])[row.id])
+            return study_out(by_id(session, study_id))
 
     def studies(self, after: str | None, limit: int) -> list[StudyOut]:
         """Studies in the order of their names, from behind ``after``."""
@@ -107,9 +105,7 @@ class Store:
         if after is not None:
             query = query.where(StudyRow.name > after)
         with self.database.read() as session:
-            rows = session.exec(query).all()
-            numbers = _counts(session, [row.id for row in rows])
-            return [study_out(row, numbers[row.id]) for row in rows]
+            return [study_out(row) for row in session.exec(query)]
 
     def patch(self, study_id: int, patch: StudyPatch) -> StudyOut:
         """Change what ``patch`` gives; ``budget`` with no limit in it lifts the limit."""
@@ -127,7 +123,7 @@ class Store:
                 row.info = patch.metadata
             row.updated_at = self.clock()
             row.changed_at = row.tick()
-            return study_out(row, _counts(session, [row.id])[row.id])
+            return study_out(row)
 
     def delete(self, study_id: int) -> None:
         """Raises Conflict while other studies learn from it."""
@@ -149,6 +145,7 @@ class Store:
             lease_seconds=definition.lease_seconds,
             max_retries=definition.max_retries,
             info=definition.metadata,
+            counts={},
             created_at=at,
             updated_at=at,
         )
@@ -158,7 +155,7 @@ class Store:
             with self.database.write() as session:
                 session.add(row)
                 session.flush()
-                for source_id in _sources(session, row).values():
+                for source_id in _sources(session, row, lock=True).values():
                     session.add(EarlierRow(study_id=row.id, source_id=source_id))
                 _insert_trials(session, row.id, trials, measured)
         except IntegrityError as error:
@@ -241,7 +238,7 @@ class Store:
         method = "queued" if state.open else "added"
         number = study.next_number
         study.next_number += 1
-        study.used += spent(state, method)
+        study.enter(state, method)
         return {
             "number": number,
             "state": str(state),
@@ -260,7 +257,7 @@ class Store:
             study = by_id(session, study_id)
             query = select(TrialRow).where(TrialRow.study_id == study_id).order_by(col(TrialRow.number))
             trials = views(session, study_id, session.exec(query).all())
-            return StudyExport(study=study_out(study, _counts(session, [study_id])[study_id]), trials=trials)
+            return StudyExport(study=study_out(study), trials=trials)
 
     def restore(self, document: StudyExport) -> tuple[int, StudyOut]:
         """A study from its export; what was open waits in the queue again. Raises Conflict for a taken name."""
@@ -288,7 +285,7 @@ class Store:
                 for row, out in zip(rows, views(session, study_id, rows), strict=True)
             ]
             if after < study.changed_at <= until:
-                shown = study_out(study, _counts(session, [study_id])[study_id])
+                shown = study_out(study)
                 events.append(Event(id=study.changed_at, event="study", data=shown.model_dump(mode="json")))
             if after < study.refreshed_at <= until:
                 ready = {"ready": _ready(session, study_id), "data_version": study.data_version}
@@ -423,11 +420,12 @@ def _measured(session: Session, study_id: int, rows: Sequence[TrialRow]) -> dict
     return _by_number(session.exec(query.order_by(col(MeasurementRow.id))))
 
 
-def _sources(session: Session, row: StudyRow) -> dict[str, int]:
+def _sources(session: Session, row: StudyRow, *, lock: bool = False) -> dict[str, int]:
     """The ids of the studies that one learns from, by name; raises InvalidInput for one that is not there."""
     names = row.definition.get("earlier") or []
     query = select(StudyRow.name, StudyRow.id).where(col(StudyRow.name).in_(names), StudyRow.id != row.id)
-    found = dict(session.exec(query.with_for_update(read=True)).all()) if names else {}
+    query = query.with_for_update(read=True) if lock else query  # none of them is deleted meanwhile
+    found = dict(session.exec(query).all()) if names else {}
     missing = [(i, name) for i, name in enumerate(names) if name not in found or name in names[:i]]
     if missing:
         expected = "the name of another study of this service, once"
@@ -464,18 +462,6 @@ def _by_number(rows: Iterable[MeasurementRow]) -> dict[int, list[MeasurementRow]
     return grouped
 
 
-def _counts(session: Session, study_ids: Sequence[int]) -> dict[int, dict[str, int]]:
-    query = (
-        select(TrialRow.study_id, TrialRow.state, func.count())
-        .where(col(TrialRow.study_id).in_(study_ids))
-        .group_by(col(TrialRow.study_id), col(TrialRow.state))
-    )
-    numbers: dict[int, dict[str, int]] = {study_id: {} for study_id in study_ids}
-    for study_id, state, number in session.exec(query):
-        numbers[study_id][state] = number
-    return numbers
-
-
 def _ready(session: Session, study_id: int) -> int:
     return session.exec(select(func.count()).select_from(SuggestionRow).where(SuggestionRow.study_id == study_id)).one()
 
@@ -491,7 +477,7 @@ def _insert_trials(
 
 def _restored(study: StudyRow, trial: TrialOut) -> dict[str, Any]:
     state = TrialState.WAITING if TrialState(trial.state).open else TrialState(trial.state)
-    study.used += spent(state, trial.source.method)
+    study.enter(state, trial.source.method)
     return {
         "number": trial.number,
         "state": str(state),

@@ -2,7 +2,8 @@
 
 A study's counters are what keeps every request short: ``sequence`` numbers each change of the study or its trials (an
 event id, and how the engine reads only what is new), ``data_version`` rises with what the model would want to know,
-``used`` counts what the budget counts. They change in the transaction that changes the rows they stand for.
+``used`` counts what the budget counts, ``counts`` the trials in each state. They change in the transaction that changes
+the rows they stand for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, MetaData, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Integer, MetaData, UniqueConstraint
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -22,7 +23,7 @@ from suffice.optimizer.decision import counts
 
 
 class Moment(TypeDecorator[datetime]):
-    """A point in time, in UTC; SQLite keeps no time zones, so it is put back when read."""
+    """A point in time, in UTC; SQLite keeps no time zones, PostgreSQL answers in the session's."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -31,7 +32,9 @@ class Moment(TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class Document(TypeDecorator[Any]):
@@ -39,6 +42,9 @@ class Document(TypeDecorator[Any]):
 
     impl = JSON(none_as_null=True)
     cache_ok = True
+
+
+LONG = BigInteger().with_variant(Integer, "sqlite")  # whose integers are long, but count up as INTEGER only
 
 
 class Base(SQLModel):
@@ -69,6 +75,7 @@ class StudyRow(Base, table=True):
 
     next_number: int = 0
     used: int = 0
+    counts: dict[str, int] = Field(default_factory=dict, sa_type=Document)  # of trials, by state
     sequence: int = 0
     data_version: int = 0
     changed_at: int = 0  # the sequence of the last change of the study itself
@@ -81,9 +88,16 @@ class StudyRow(Base, table=True):
         self.sequence += 1
         return self.sequence
 
+    def enter(self, state: TrialState, method: str) -> None:
+        """Count a new trial."""
+        self.used += spent(state, method)
+        self.counts = {**self.counts, str(state): self.counts.get(str(state), 0) + 1}
+
     def move(self, trial: TrialRow, state: TrialState, now: datetime) -> None:
         """Put ``trial`` into ``state``; the counters follow."""
         method = trial.source["method"]
+        self.counts = {**self.counts, trial.state: self.counts[trial.state] - 1}
+        self.counts[str(state)] = self.counts.get(str(state), 0) + 1
         self.used += spent(state, method) - spent(TrialState(trial.state), method)
         trial.state = str(state)
         trial.sequence = self.tick()
@@ -127,7 +141,7 @@ class MeasurementRow(Base, table=True):
     __tablename__ = "measurements"
     __table_args__ = (Index("ix_measurements_trial", "study_id", "number", "id"),)
 
-    id: int = Field(default=None, primary_key=True)
+    id: int = Field(default=None, primary_key=True, sa_type=LONG)
     study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")])
     number: int
     metric: str
@@ -143,7 +157,7 @@ class SuggestionRow(Base, table=True):
     __tablename__ = "suggestions"
     __table_args__ = (Index("ix_suggestions_study", "study_id", "id"),)
 
-    id: int = Field(default=None, primary_key=True)
+    id: int = Field(default=None, primary_key=True, sa_type=LONG)
     study_id: int = Field(sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")])
     parameters: dict[str, Any] = Field(sa_type=Document)
     key: str = Field(max_length=32)

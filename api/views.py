@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from suffice.optimizer import Measurement, Source, Trial, TrialState
@@ -11,7 +11,7 @@ from .tables import MeasurementRow, StudyRow, TrialRow
 from .wire import BudgetSpec, Lease, MeasurementSpec, SourceOut, StudyOut, TrialOut
 
 
-def study_out(row: StudyRow, trials: Mapping[str, int]) -> StudyOut:
+def study_out(row: StudyRow) -> StudyOut:
     return StudyOut(
         **row.definition,
         name=row.name,
@@ -23,7 +23,7 @@ def study_out(row: StudyRow, trials: Mapping[str, int]) -> StudyOut:
         metadata=row.info,
         created_at=row.created_at,
         updated_at=row.updated_at,
-        trials=dict(trials),
+        trials={state: count for state, count in sorted(row.counts.items()) if count},
         data_version=row.data_version,
     )
 

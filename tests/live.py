@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -54,9 +55,10 @@ class Clock:
 class Bench:
     """A store with one study, a clock, and suggestions made up as needed."""
 
-    def __init__(self, folder: Path, **fields: Any) -> None:
+    def __init__(self, place: Path | str, **fields: Any) -> None:
+        """In a folder, or at a database's address."""
         self.clock = Clock()
-        self.database = Database(f"sqlite:///{folder / 'test.db'}")
+        self.database = Database(place if isinstance(place, str) else f"sqlite:///{place / 'test.db'}")
         migrate(self.database)
         self.store = Store(self.database, self.clock)
         self.leases = Leases(self.database, self.clock)
@@ -119,6 +121,7 @@ def check_counters(bench: Bench) -> None:
         study = session.exec(select(StudyRow).where(StudyRow.id == bench.id)).one()
     assert study.used == sum(spent(TrialState(row.state), row.source["method"]) for row in rows)
     assert study.next_number == len(rows)
+    assert {state: n for state, n in study.counts.items() if n} == Counter(row.state for row in rows)
     assert all(row.sequence <= study.sequence for row in rows)
     assert len({row.sequence for row in rows}) == len(rows)
     assert all(row.key == key_of(row.parameters) for row in rows)
@@ -170,9 +173,9 @@ class Service(Caller):
 
 @contextmanager
 def serving(folder: Path, worker: Sequence[str] = WORKER, **settings: Any) -> Generator[Service]:
-    """A service on a database in ``folder``; ``worker`` starts its engine workers."""
+    """A service on a database in ``folder``, unless told otherwise; ``worker`` starts its engine workers."""
     clock = Clock()
-    app = create_app(Settings(database=f"sqlite:///{folder / 'suffice.db'}", **settings), clock, worker)
+    app = create_app(Settings(**{"database": f"sqlite:///{folder / 'suffice.db'}", **settings}), clock, worker)
     ready = threading.Event()
     server = Server(app, ready.set)
     server.config.port = 0
@@ -192,8 +195,8 @@ def serving(folder: Path, worker: Sequence[str] = WORKER, **settings: Any) -> Ge
 class Process(Caller):
     """`suffice serve` as a process."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        database = f"sqlite:///{folder / 'suffice.db'}"
+    def __init__(self, folder: Path, *flags: str, database: str | None = None) -> None:
+        database = database or f"sqlite:///{folder / 'suffice.db'}"
         command = [sys.executable, "-m", "suffice.api.cli", "serve", "--port", "0", "--database", database, *flags]
         self.popen = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.popen.stdout is not None
