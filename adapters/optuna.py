@@ -36,6 +36,7 @@ from suffice.optimizer import (
     Space,
     Stop,
     Study,
+    TimeSteps,
     Trial,
     TrialState,
 )
@@ -239,6 +240,10 @@ def _distribution(name: str, parameter: Parameter) -> BaseDistribution:
             return CategoricalDistribution([False, True])
         case Constant(value):
             return CategoricalDistribution([value])
+        case TimeSteps():
+            raise InvalidInput(
+                f"parameters.{name}", "no sequence of time steps: Optuna's are single values", parameter.type
+            )
         case _:
             return CategoricalDistribution(parameter.choices)
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what databases hold
 Value = str | bool | Whole | float  # a parameter's value; JSON keeps the types apart
-Configuration = dict[str, Value]
+Setting = Value | list[Whole | float]  # what a parameter is set to: a value, or a sequence of time steps
+Configuration = dict[str, Setting]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$")]
 
 
@@ -27,11 +28,15 @@ class ParameterSpec(Wire):
     """One parameter; `suffice.optimizer.Space.from_json` checks which fields its type needs."""
 
     name: str
-    type: Literal["float", "int", "categorical", "ordinal", "bool", "constant"]
+    type: Literal["float", "int", "categorical", "ordinal", "bool", "constant", "time_steps"]
     low: float | Whole | None = None
     high: float | Whole | None = None
     log: bool | None = None
     step: float | Whole | None = None
+    k: int | None = None  # of time steps: how many
+    integer: bool | None = None
+    gap: float | Whole | None = None
+    points: int | None = None
     choices: list[Value] | None = None
     value: Value | None = None
     active_if: str | None = None

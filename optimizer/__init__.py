@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from .space import Space as Space
     from .study import Best as Best
     from .study import Study as Study
+    from .timesteps import TimeSteps as TimeSteps
+    from .timesteps import known_schedules as known_schedules
     from .trial import Measurement as Measurement
     from .trial import Source as Source
     from .trial import Suggestion as Suggestion
@@ -54,6 +56,7 @@ _HOMES = {
     "sampling": ("Draw", "Enough", "EnoughReason", "Sampling", "decide"),
     "space": ("Space",),
     "study": ("Best", "Study"),
+    "timesteps": ("TimeSteps", "known_schedules"),
     "trial": ("Measurement", "Source", "Suggestion", "Trial", "TrialState"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import InvalidInput
-from .parameters import as_float
+from .ranges import as_float
 from .space import Params, Space
 
 

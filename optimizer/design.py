@@ -100,8 +100,7 @@ def _first_new(
 
 
 def _sobol(definition: Definition) -> Iterator[Float64[np.ndarray, "n d"]]:
-    dimension = len(definition.space.parameters)
-    assert dimension <= qmc.Sobol.MAXDIM
-    engine = qmc.Sobol(dimension, rng=definition.seed)
+    assert definition.space.draws <= qmc.Sobol.MAXDIM
+    engine = qmc.Sobol(definition.space.draws, rng=definition.seed)
     for _ in range(BLOCKS):
         yield definition.space.from_uniform(np.minimum(engine.random(BLOCK), math.nextafter(1.0, 0.0)))

@@ -79,20 +79,19 @@ def importance(
     """Sobol indices of f over the parameters' own scales, all combinations equally likely (constraints are ignored).
 
     The estimators of Jansen 1999, on a scrambled Sobol sequence: A and B are independent samples, and AB_i is A with
-    column i from B.
+    the columns of one parameter from B.
     """
-    names = list(space.parameters)
-    p = len(names)
+    p = space.draws
     u = np.minimum(qmc.Sobol(2 * p, rng=seed).random(samples), math.nextafter(1.0, 0.0))
     A, B = u[:, :p], u[:, p:]
     f_A, f_B = f(space.from_uniform(A)), f(space.from_uniform(B))
     variance = float(np.var(np.concatenate([f_A, f_B])))
     indices: dict[str, Importance] = {}
-    for i, name in enumerate(names):
-        if space.parameters[name].cardinality == 1 or name in space.fixed:
+    for name, parameter in space.parameters.items():
+        if parameter.cardinality == 1 or name in space.fixed:
             continue
         AB = A.copy()
-        AB[:, i] = B[:, i]
+        AB[:, space.drawn(name)] = B[:, space.drawn(name)]
         f_AB = f(space.from_uniform(AB))
         if variance <= 0:
             indices[name] = Importance(0.0, 0.0)

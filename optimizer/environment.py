@@ -21,9 +21,11 @@ import numpy as np
 
 from .errors import InvalidInput
 from .fidelity import refuse_structure
-from .parameters import Categorical, Constant, Parameter, as_float
+from .parameters import Categorical, Constant, Parameter, Scalar
+from .ranges import as_float
 from .space import Params, Space
 from .target import Risk, Target
+from .timesteps import TimeSteps
 
 EXACT = 64  # combinations of finite conditions that are all taken
 QUANTILES = 16  # of a single continuous condition
@@ -97,7 +99,7 @@ class Environment:
 class _Marginal:
     """One condition's distribution: finitely many ``values`` with their ``weights``, or the quantiles of any other."""
 
-    parameter: Parameter
+    parameter: Scalar
     values: tuple[Any, ...] = ()
     weights: tuple[float, ...] = ()
     normal: tuple[float, float] | None = None
@@ -106,6 +108,8 @@ class _Marginal:
     def of(cls, p: Parameter, spec: Any, field: str) -> _Marginal:
         if isinstance(p, Constant):
             raise InvalidInput(field, "a parameter that is not constant", p.value)
+        if isinstance(p, TimeSteps):
+            raise InvalidInput(field, "a parameter of single values, no sequence of time steps", p.type)
         if spec == "uniform":
             return cls._over_grid(p, np.ones(int(p.cardinality))) if math.isfinite(p.cardinality) else cls(p)
         if isinstance(spec, Mapping) and len(spec) == 1:
@@ -123,7 +127,7 @@ class _Marginal:
         raise InvalidInput(field, expected, spec)
 
     @classmethod
-    def _normal(cls, p: Parameter, given: Any, field: str) -> _Marginal:
+    def _normal(cls, p: Scalar, given: Any, field: str) -> _Marginal:
         pair = isinstance(given, Sequence) and not isinstance(given, str) and len(given) == 2
         if not pair or not math.isfinite(as_float(given[0])) or not 0 < as_float(given[1]) < math.inf:
             raise InvalidInput(field, "[mean, sd], the standard deviation positive", given)
@@ -140,7 +144,7 @@ class _Marginal:
         return cls(p, normal=(mean, sd))
 
     @classmethod
-    def _over_grid(cls, p: Parameter, weights: np.ndarray) -> _Marginal:
+    def _over_grid(cls, p: Scalar, weights: np.ndarray) -> _Marginal:
         values, total = [p.to_native(v) for v in p.grid()], float(weights.sum())
         kept = [(v, float(w) / total) for v, w in zip(values, weights, strict=True) if w > 0]
         return cls(p, tuple(v for v, _ in kept), tuple(w for _, w in kept))
@@ -204,14 +208,14 @@ def _scenarios(space: Space, scenarios: Sequence[Mapping[str, Any]]) -> list[Par
     return checked
 
 
-def _value(p: Parameter, value: Any, field: str) -> Any:
+def _value(p: Scalar, value: Any, field: str) -> Any:
     try:
         return p.check(value)
     except InvalidInput as error:
         raise InvalidInput(field, error.problems[0].expected, error.problems[0].got) from None
 
 
-def _weights(p: Parameter, given: Any, field: str) -> np.ndarray:
+def _weights(p: Scalar, given: Any, field: str) -> np.ndarray:
     if not math.isfinite(p.cardinality):
         raise InvalidInput(field, "a parameter of finitely many values", f"a {p.type} without a step")
     if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != p.cardinality:
@@ -222,7 +226,7 @@ def _weights(p: Parameter, given: Any, field: str) -> np.ndarray:
     return weights
 
 
-def _ends(p: Parameter) -> tuple[float, float]:
+def _ends(p: Scalar) -> tuple[float, float]:
     """The first and last value of an ordered parameter, as numbers inside the library."""
     ends = p.from_unit(np.array([[0.0], [1.0]]))
     return float(ends[0]), float(ends[1])

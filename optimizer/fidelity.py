@@ -159,9 +159,9 @@ def _check_cost(space: Space, formula: Formula) -> None:
     for name in sorted(formula.names):
         if space.parameters[name].active_if is not None:
             raise InvalidInput("fidelity.cost", f"parameters that are always active, {name} is not", formula.text)
-    U = np.random.default_rng(0).random((CHECKED, len(space.parameters)))
+    U = np.random.default_rng(0).random((CHECKED, space.draws))
     corners = np.array(list(itertools.islice(itertools.product([0.0, 1.0 - 1e-12], repeat=len(formula.names)), 4096)))
-    positions = [i for i, name in enumerate(space.parameters) if name in formula.names]
+    positions = [space.drawn(name).start for name in space.parameters if name in formula.names]
     if positions:
         at_corners = np.full((len(corners), U.shape[1]), 0.5)
         at_corners[:, positions] = corners

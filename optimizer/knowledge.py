@@ -17,7 +17,7 @@ from .objective import Goal
 from .pruning import STEP
 from .results import Noise, measured
 from .search import Exclusion
-from .space import Params, Space
+from .space import Params, Space, TimeSteps
 from .surrogate import Surrogate, fit_surrogate
 from .target import Target
 from .threads import one_blas_thread
@@ -70,8 +70,11 @@ class Definition:
 
     @property
     def searched(self) -> int:
-        """How many parameters are searched."""
-        return sum(p.cardinality > 1 for p in self.space.parameters.values())
+        """How many parameters are searched; of time steps every point counts."""
+        counted = [
+            p.width if isinstance(p, TimeSteps) else 1 for p in self.space.parameters.values() if p.cardinality > 1
+        ]
+        return sum(counted)
 
     @property
     def design_size(self) -> int:

@@ -1,13 +1,12 @@
 """The kinds of parameter. Each maps its values to columns of the unit cube and back; `space.py` puts them together.
 
 Inside the library a batch of values is an array: floats for numbers, positions in ``choices`` for `Categorical` and
-`Ordinal`, 0/1 for `Bool`.
+`Ordinal`, 0/1 for `Bool`, one row of numbers per sequence for `TimeSteps` (`timesteps.py`).
 """
 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +15,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from .errors import InvalidInput
+from .ranges import check_bounds, check_log, real, scale, unscale, whole
+from .timesteps import TimeSteps
 
 Values = Float64[np.ndarray, " n"]
 Columns = Float64[np.ndarray, "n c"]
@@ -35,11 +36,11 @@ class Float:
 
     def __post_init__(self) -> None:
         for field in ("low", "high"):
-            object.__setattr__(self, field, _real(getattr(self, field), field))
-        _check_bounds(self.low, self.high)
-        _check_log(self.log, self.low)
+            object.__setattr__(self, field, real(getattr(self, field), field))
+        check_bounds(self.low, self.high)
+        check_log(self.log, self.low)
         if self.step is not None:
-            object.__setattr__(self, "step", _real(self.step, "step"))
+            object.__setattr__(self, "step", real(self.step, "step"))
             if not 0 < self.step <= self.high - self.low:
                 raise InvalidInput(
                     "step", f"a positive number, at most high - low ({self.high - self.low!r})", self.step
@@ -55,7 +56,7 @@ class Float:
 
     def check(self, value: Any) -> float:
         """``value`` as a float of this parameter; raises InvalidInput when it is none."""
-        number = _real(value, "value")
+        number = real(value, "value")
         if not self.low <= number <= self.high:
             raise InvalidInput("value", f"a number in [{self.low!r}, {self.high!r}]", value)
         if self.step is not None and not math.isclose(number, self._on_grid(number), rel_tol=1e-9, abs_tol=1e-12):
@@ -67,10 +68,10 @@ class Float:
         return min(self.low + self.step * round((number - self.low) / self.step), self.high)
 
     def to_unit(self, values: Values) -> Columns:
-        return _scale(values, self.low, self.high, self.log)[:, None]
+        return scale(values, self.low, self.high, self.log)[:, None]
 
     def from_unit(self, U: Columns) -> Values:
-        values = _unscale(U[:, 0], self.low, self.high, self.log)
+        values = unscale(U[:, 0], self.low, self.high, self.log)
         if self.step is not None:
             k = np.clip(np.round((values - self.low) / self.step), 0, self.cardinality - 1)
             values = self._at(k)
@@ -109,9 +110,9 @@ class Int:
 
     def __post_init__(self) -> None:
         for field in ("low", "high", "step"):
-            object.__setattr__(self, field, _whole(getattr(self, field), field))
-        _check_bounds(self.low, self.high)
-        _check_log(self.log, self.low)
+            object.__setattr__(self, field, whole(getattr(self, field), field))
+        check_bounds(self.low, self.high)
+        check_log(self.log, self.low)
         if not 0 < self.step <= self.high - self.low:
             raise InvalidInput("step", f"a whole number from 1 to high - low ({self.high - self.low})", self.step)
 
@@ -124,7 +125,7 @@ class Int:
         return (self.high - self.low) // self.step + 1
 
     def check(self, value: Any) -> int:
-        number = _whole(value, "value")
+        number = whole(value, "value")
         if not self.low <= number <= self.high:
             raise InvalidInput("value", f"a whole number in [{self.low}, {self.high}]", value)
         if (number - self.low) % self.step:
@@ -132,17 +133,17 @@ class Int:
         return number
 
     def to_unit(self, values: Values) -> Columns:
-        return _scale(values, self.low, self.high, self.log)[:, None]
+        return scale(values, self.low, self.high, self.log)[:, None]
 
     def from_unit(self, U: Columns) -> Values:
-        values = _unscale(U[:, 0], self.low, self.high, self.log)
+        values = unscale(U[:, 0], self.low, self.high, self.log)
         k = np.clip(np.round((values - self.low) / self.step), 0, self.cardinality - 1)
         return self.low + self.step * k
 
     def from_uniform(self, u: Values) -> Values:
         if self.log:  # every whole number owns the interval half-way to its neighbours
             return self.from_unit(
-                _scale(_unscale(u, self.low - 0.5, self.high + 0.5, True), self.low, self.high, True)[:, None]
+                scale(unscale(u, self.low - 0.5, self.high + 0.5, True), self.low, self.high, True)[:, None]
             )
         return self.low + self.step * np.floor(u * self.cardinality)
 
@@ -320,56 +321,8 @@ class Constant:
         return 0.0
 
 
-Parameter = Float | Int | Categorical | Ordinal | Bool | Constant
-KINDS: dict[str, type[Parameter]] = {kind.type: kind for kind in (Float, Int, Categorical, Ordinal, Bool, Constant)}
-
-
-def _scale(values: Values, low: float, high: float, log: bool) -> Values:
-    if log:
-        return np.log(values / low) / math.log(high / low)
-    return (values - low) / (high - low)
-
-
-def _unscale(u: Values, low: float, high: float, log: bool) -> Values:
-    values = low * np.exp(u * math.log(high / low)) if log else low + u * (high - low)
-    return np.where(u <= 0, low, np.where(u >= 1, high, np.clip(values, low, high)))  # end points exactly
-
-
-def _real(value: Any, field: str) -> float:
-    number = as_float(value)
-    if not math.isfinite(number):
-        raise InvalidInput(field, "a finite number", value)
-    return number
-
-
-def as_float(value: Any) -> float:
-    """``value`` as a float; NaN for what is no number, infinity for whole numbers beyond all floats."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _whole(value: Any, field: str) -> int:
-    number = as_float(value)
-    if not number.is_integer():
-        raise InvalidInput(field, "a whole number", value)
-    if abs(number) > 2**53:
-        raise InvalidInput(field, "a whole number of at most 2^53 in size", value)
-    return int(number)
-
-
-def _check_bounds(low: float, high: float) -> None:
-    if not low < high:
-        raise InvalidInput("low", f"a number below high ({high!r})", low)
-    if not math.isfinite(high - low):
-        raise InvalidInput("high", "a range high - low that is a finite number", high)
-
-
-def _check_log(log: bool, low: float) -> None:
-    if not isinstance(log, bool):
-        raise InvalidInput("log", "true or false", log)
-    if log and low <= 0:
-        raise InvalidInput("low", "a positive number, because log is true", low)
+Scalar = Float | Int | Categorical | Ordinal | Bool | Constant  # parameters of single values
+Parameter = Scalar | TimeSteps
+KINDS: dict[str, type[Parameter]] = {
+    kind.type: kind for kind in (Float, Int, Categorical, Ordinal, Bool, Constant, TimeSteps)
+}

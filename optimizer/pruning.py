@@ -20,7 +20,8 @@ import numpy as np
 
 from .errors import InvalidInput
 from .objective import Objective
-from .parameters import Int, as_float
+from .parameters import Int
+from .ranges import as_float
 from .space import Params, Space
 from .trial import Measurement, Trial, TrialState
 

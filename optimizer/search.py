@@ -56,6 +56,23 @@ class Box:
         return self.low + (self.high - self.low) * X
 
 
+@dataclass(frozen=True)
+class _Continued:
+    """An acquisition continued to where the points of time steps are out of order, so that a climb may pass there."""
+
+    acquisition: Acquisition
+    space: Space
+
+    def __call__(self, X: Cube) -> tuple[np.ndarray, Cube]:
+        order = self.space.falling(X)
+        if order is None:
+            return self.acquisition(X)
+        values, ordered = self.acquisition(np.take_along_axis(X, order, 1))
+        gradient = np.empty_like(ordered)
+        np.put_along_axis(gradient, order, ordered, 1)
+        return values, gradient
+
+
 class Exclusion:
     """Rows that must not be suggested again."""
 
@@ -85,6 +102,7 @@ def maximise(
 
     With a ``box``, which holds at least one of the incumbents, it lies in there as long as that holds any that is new.
     """
+    acquisition = _Continued(acquisition, space)
     if space.cardinality <= ENUMERATE_UP_TO:
         X = grid(space)
         inside = _best_of(acquisition, X[box.holds(X)], excluded) if box is not None else None
@@ -154,7 +172,7 @@ def _candidates_inside(box: Box, space: Space, rng: np.random.Generator, incumbe
 
 
 def _quasi_random(space: Space, rng: np.random.Generator) -> Cube:
-    sobol = qmc.Sobol(len(space.parameters), rng=rng).random(CANDIDATES)
+    sobol = qmc.Sobol(space.draws, rng=rng).random(CANDIDATES)
     return space.from_uniform(np.minimum(sobol, 1 - 1e-12))
 
 

@@ -1,7 +1,8 @@
 """The search space: parameters, conditions and parameter constraints, and the one transform of x.
 
 Everything that leaves this file towards the models is a matrix in the unit cube, one column per number, ordinal or
-boolean, one per choice of a categorical (one-hot), and one 0/1 column per distinct `active_if` condition. A parameter
+boolean, one per choice of a categorical (one-hot), one per point of a sequence of time steps, and one 0/1 column per
+distinct `active_if` condition. A parameter
 that is inactive in a configuration sits at the centre of its columns, so configurations differ there only by the
 activity column; this keeps every distance Euclidean, hence every stationary kernel on the cube valid.
 """
@@ -22,12 +23,13 @@ from jaxtyping import Float64, Int64
 from .errors import InvalidInput, Problem
 from .expression import Expression, Formula
 from .parameters import KINDS, Bool, Categorical, Constant, Float, Int, Ordinal, Parameter
+from .timesteps import TimeSteps
 
-__all__ = ["Bool", "Categorical", "Constant", "Float", "Int", "Ordinal", "Parameter", "Params", "Space"]
+__all__ = ["Bool", "Categorical", "Constant", "Float", "Int", "Ordinal", "Parameter", "Params", "Space", "TimeSteps"]
 
 Params = dict[str, Any]  # one configuration: the active parameters and their values, in the space's order
 Cube = Float64[np.ndarray, "n d"]
-Batch = dict[str, np.ndarray]  # per parameter n numbers, as parameters.py defines them
+Batch = dict[str, np.ndarray]  # per parameter n numbers, or n sequences of them, as parameters.py defines them
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 RESERVED = {"and", "or", "not", "in", "if", "else", "is", "for", "lambda", "True", "False", "None"}
@@ -77,7 +79,7 @@ class Space:
                 raise InvalidInput(f"parameter_constraints.{i}", expected, constraint.text)
         self._lay_out_columns()
         self.fixed: Params = {}
-        self._fixed_numbers: dict[str, float] = {}
+        self._fixed_numbers: dict[str, float | np.ndarray] = {}
 
     def at(self, fixed: Mapping[str, Any]) -> Space:
         """The part of this space in which some parameters have given values; its columns of the cube are the same.
@@ -114,9 +116,10 @@ class Space:
         groups: list[int] = []
         for name, p in self.parameters.items():
             start = len(groups)
-            groups += [max(groups, default=-1) + 1] * p.width
+            first = max(groups, default=-1) + 1
+            groups += range(first, first + p.width) if isinstance(p, TimeSteps) else [first] * p.width
             self._slices[name] = slice(start, start + p.width)
-            self.column_names += [f"{name}={c}" for c in p.choices] if isinstance(p, Categorical) else [name] * p.width
+            self.column_names += _column_names(name, p)
         self._activity: dict[str, int] = {}
         for name in self._conditions:
             text = self._conditions[name].text
@@ -131,7 +134,11 @@ class Space:
         )  # numbers and long orders: can be relaxed
         for name, p in self.parameters.items():
             self.continuous[self._slices[name]] = math.isinf(p.cardinality)
-            self.ordered[self._slices[name]] = isinstance(p, Float | Int | Ordinal) and p.cardinality > 6
+            self.ordered[self._slices[name]] = isinstance(p, Float | Int | Ordinal | TimeSteps) and p.cardinality > 6
+        draws = [p.width if isinstance(p, TimeSteps) else 1 for p in self.parameters.values()]
+        ends = list(itertools.accumulate(draws))
+        self._drawn = {n: slice(end - m, end) for n, m, end in zip(self.parameters, draws, ends, strict=True)}
+        self.draws = ends[-1]
 
     @property
     def dimension(self) -> int:
@@ -147,8 +154,9 @@ class Space:
         """Configurations as rows of the unit cube."""
         values: Batch = {}
         for name, p in self.parameters.items():
-            idle = float(p.from_unit(np.full((1, p.width), 0.5))[0])  # any value will do where it is inactive
-            values[name] = np.array([p.to_number(c[name]) if name in c else idle for c in configurations], dtype=float)
+            idle = p.from_unit(np.full((1, p.width), 0.5))[0]  # any value will do where it is inactive
+            found = [p.to_number(c[name]) if name in c else idle for c in configurations]
+            values[name] = np.array(found, dtype=float).reshape(len(found), *idle.shape)
         active = {name: np.array([name in c for c in configurations], dtype=bool) for name in self.parameters}
         return self._join(values, active, len(configurations))
 
@@ -194,12 +202,25 @@ class Space:
             mask[:, self._slices[name]] = False
         return mask
 
+    def falling(self, X: Cube) -> Int64[np.ndarray, "n d"] | None:
+        """Per row the order of columns in which the points of every sequence fall; None where there are no sequences.
+
+        Points in any order mean the sorted ones, so f(X in this order) is f continued to the whole cube.
+        """
+        sequences = [self._slices[n] for n, p in self.parameters.items() if isinstance(p, TimeSteps) and p.width > 1]
+        if not sequences:
+            return None
+        order = np.tile(np.arange(self.dimension), (len(X), 1))
+        for where in sequences:
+            order[:, where] = where.start + np.argsort(-X[:, where], axis=1, kind="stable")
+        return order
+
     def perturb(self, X: Cube, scale: float, rng: np.random.Generator) -> Cube:
         """Every row with its numbers moved by normal steps of ``scale`` and some of its choices redrawn."""
-        fresh = self.from_uniform(rng.random((len(X), len(self.parameters))))
+        fresh = self.from_uniform(rng.random((len(X), self.draws)))
         moved = np.clip(X + scale * rng.standard_normal(X.shape), 0.0, 1.0)
         for name, p in self.parameters.items():
-            if not isinstance(p, Float | Int | Ordinal):
+            if not isinstance(p, Float | Int | Ordinal | TimeSteps):
                 redrawn = rng.random(len(X)) < 0.2
                 moved[:, self._slices[name]] = np.where(
                     redrawn[:, None], fresh[:, self._slices[name]], X[:, self._slices[name]]
@@ -218,6 +239,10 @@ class Space:
         for name, p in self.parameters.items():
             if math.isinf(p.cardinality) or p.cardinality == 1 or name in self.fixed or not active[name].any():
                 continue
+            if isinstance(p, TimeSteps):
+                for moved in p.moves(values[name], rng):
+                    yield {**values, name: moved}
+                continue
             grid = p.grid()
             here = np.searchsorted(grid, values[name] - 1e-9 * (1.0 + np.abs(values[name])))
             if isinstance(p, Categorical | Bool) or len(grid) <= 6:
@@ -233,14 +258,14 @@ class Space:
 
     def _with_fixed(self, values: Batch) -> Batch:
         for name, number in self._fixed_numbers.items():
-            values[name] = np.full(len(values[name]), number)
+            values[name] = np.full(values[name].shape, number)
         return values
 
     def _join(self, values: Batch, active: dict[str, np.ndarray], n: int) -> Cube:
         X = np.empty((n, self.dimension))
         for name, p in self.parameters.items():
             if p.width:
-                centre = 1 / p.width if p.width > 1 else 0.5
+                centre = 1 / p.width if isinstance(p, Categorical) else 0.5
                 X[:, self._slices[name]] = np.where(active[name][:, None], p.to_unit(values[name]), centre)
         for name, condition in self._conditions.items():
             if condition.text in self._activity:
@@ -384,16 +409,23 @@ class Space:
         while len(found) < n and tried < SAMPLING_TRIES:
             size = min(max(2 * n, 256), 4096)
             tried += size
-            X = self.from_uniform(rng.random((size, len(self.parameters))))
+            X = self.from_uniform(rng.random((size, self.draws)))
             found = np.concatenate([found, X[self.feasible(X)]])
         if len(found) >= n:
             return found[:n]
         seeds = found if len(found) else self._repair(rng)
         return np.concatenate([found, self._walk(seeds, n - len(found), rng)])
 
-    def from_uniform(self, U: Float64[np.ndarray, "n p"]) -> Cube:
-        """Draws in [0, 1)^p, one column per parameter, as configurations (which may break parameter constraints)."""
-        values = self._with_fixed({n: p.from_uniform(U[:, j]) for j, (n, p) in enumerate(self.parameters.items())})
+    def drawn(self, name: str) -> slice:
+        """The columns of uniform draws that decide a parameter: one, of time steps one per point."""
+        return self._drawn[name]
+
+    def from_uniform(self, U: Float64[np.ndarray, "n u"]) -> Cube:
+        """Draws in [0, 1)^u, in columns as `drawn` says, as configurations (which may break parameter constraints)."""
+        u = {n: U[:, where] for n, where in self._drawn.items()}
+        values = self._with_fixed(
+            {n: p.from_uniform(u[n] if isinstance(p, TimeSteps) else u[n][:, 0]) for n, p in self.parameters.items()}
+        )
         return self._join(values, self._active(values, len(U)), len(U))
 
     def _walk(self, seeds: Cube, n: int, rng: np.random.Generator) -> Cube:
@@ -412,14 +444,17 @@ class Space:
             for _ in range(30):
                 u = low + (high - low) * rng.random(n)
                 trial = X.copy()
-                trial[:, self._slices[name]] = (
-                    p.to_unit(p.from_uniform(u)) if isinstance(p, Categorical | Bool) else u[:, None]
-                )
+                if isinstance(p, TimeSteps):
+                    trial[:, self._slices[name]] = p.to_unit(p.from_uniform(rng.random((n, p.width))))
+                elif isinstance(p, Categorical | Bool):
+                    trial[:, self._slices[name]] = p.to_unit(p.from_uniform(u))
+                else:
+                    trial[:, self._slices[name]] = u[:, None]
                 trial = self.snap(trial)
                 accepted = open_ & self.feasible(trial)
                 X[accepted] = trial[accepted]
                 open_ &= ~accepted
-                if not isinstance(p, Categorical | Bool):
+                if not isinstance(p, Categorical | Bool | TimeSteps):
                     low, high = np.where(open_ & (u < here), u, low), np.where(open_ & (u >= here), u, high)
                 if not open_.any():
                     break
@@ -436,7 +471,7 @@ class Space:
                 float(np.nan_to_num(np.minimum(part - 1e-9, 0), nan=-1e6, neginf=-1e6)[0]) ** 2 for part in parts
             )
 
-        starts = self.from_uniform(rng.random((32, len(self.parameters))))
+        starts = self.from_uniform(rng.random((32, self.draws)))
         if self.slacks(starts) is not None:
             for x in starts:
                 free = self.continuous
@@ -468,10 +503,10 @@ class Space:
             for name, p in self.parameters.items()
         ]
         for block in _blocks(itertools.product(*grids), 4096):
-            table = np.array(block, dtype=float).reshape(len(block), len(grids))
-            values = {name: table[:, j] for j, name in enumerate(self.parameters)}
-            active = self._active(values, len(table))
-            X = self._join(values, active, len(table))[self._satisfied(values, active, len(table))]
+            columns = zip(*block, strict=True)
+            values = {n: np.array(column, dtype=float) for n, column in zip(self.parameters, columns, strict=True)}
+            active = self._active(values, len(block))
+            X = self._join(values, active, len(block))[self._satisfied(values, active, len(block))]
             for row, params in zip(X, self.decode(X), strict=True):
                 if (key := tuple(row)) not in seen:  # values of inactive parameters do not count as different
                     seen.add(key)
@@ -540,6 +575,8 @@ class Space:
         for name in sorted(expression.names):
             if name not in self.parameters:
                 raise InvalidInput(field, f"names among the parameters {list(self.parameters)}", name)
+            if isinstance(self.parameters[name], TimeSteps):
+                raise InvalidInput(field, "no sequence of time steps: arithmetic and order are those of numbers", name)
         for name, literal in expression.literals():
             p = self.parameters[name]
             if isinstance(p, Categorical | Ordinal) and literal not in p.choices:
@@ -560,9 +597,15 @@ def _check_names(parameters: Mapping[str, Parameter]) -> None:
             expected = "a name of letters, digits and _ (at most 100), not starting with a digit, no reserved word"
             raise InvalidInput(f"parameters.{name}.name", expected, name)
         if not isinstance(p, Parameter):
-            raise InvalidInput(f"parameters.{name}", "Float, Int, Categorical, Ordinal, Bool or Constant", p)
+            raise InvalidInput(f"parameters.{name}", "Float, Int, Categorical, Ordinal, Bool, Constant or TimeSteps", p)
     if all(p.cardinality == 1 for p in parameters.values()):
         raise InvalidInput("parameters", "at least one parameter that is not constant", list(parameters))
+
+
+def _column_names(name: str, p: Parameter) -> list[str]:
+    if isinstance(p, Categorical):
+        return [f"{name}={choice}" for choice in p.choices]
+    return [f"{name}.{i}" for i in range(p.width)] if isinstance(p, TimeSteps) else [name] * p.width
 
 
 def _parameter_json(name: str, p: Parameter) -> dict[str, Any]:
@@ -580,16 +623,8 @@ def _parameter_from_json(fields: dict[str, Any], field: str) -> Parameter:
     for key in fields:
         if key not in allowed:
             raise InvalidInput(f"{field}.{key}", f"for a {kind.type} parameter one of {allowed}", fields[key])
-    for key in (
-        ("low", "high")
-        if kind in (Float, Int)
-        else ("choices",)
-        if "choices" in allowed
-        else ("value",)
-        if kind is Constant
-        else ()
-    ):
-        if key not in fields:
+    for key in ("k", "low", "high", "choices", "value"):
+        if key in allowed and key not in fields:
             raise InvalidInput(f"{field}.{key}", f"a value, because {kind.type} parameters need it", None)
     choices = fields.pop("choices", None)
     if "choices" in allowed and (isinstance(choices, str) or not isinstance(choices, Sequence)):

@@ -20,8 +20,8 @@ from .fidelity import Fidelity
 from .methods import METHODS, AcquisitionChoice
 from .model_choice import ModelChoice
 from .objective import Goal, Objective
-from .parameters import as_float
 from .pruning import EarlyStopping, Prune, stepped, unroll, whole, without_step
+from .ranges import as_float
 from .space import Params, Space
 from .transfer import DRAWN, Earlier, check_earlier
 from .trial import Measurement, Result, Source, Suggestion, Trial, TrialState

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float64
 
 from .errors import InvalidInput
 from .kernel import Cross, Kernel, Sites
-from .parameters import as_float
+from .ranges import as_float
 from .space import Params, Space
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from .errors import InvalidInput
 from .objective import Goal, Scale
 from .parameters import Bool, Categorical, Float, Int, Ordinal, Parameter
 from .space import Space
+from .timesteps import TimeSteps
 from .trial import Trial
 
 if TYPE_CHECKING:
@@ -185,6 +186,8 @@ def _compatible(new: Parameter, old: Parameter) -> bool:
         return False
     if isinstance(new, Float | Int) or isinstance(old, Float | Int):
         return isinstance(new, Float | Int) and isinstance(old, Float | Int)
+    if isinstance(new, TimeSteps) or isinstance(old, TimeSteps):
+        return isinstance(new, TimeSteps) and isinstance(old, TimeSteps) and new.width == old.width
     return sum(_position(new, choice) is not None for choice in _choices(old)) >= 2
 
 
@@ -238,9 +241,9 @@ class _Layout:
             if name in self._activity:
                 whole[self._activity[name]] = max(whole[self._activity[name]], float(name in params))
             if name not in params:
-                whole[where] = 1 / p.width if p.width > 1 else 0.5
+                whole[where] = 1 / p.width if isinstance(p, Categorical) else 0.5
                 continue
-            if (name, params[name]) in self._gone:
+            if not isinstance(p, TimeSteps) and (name, params[name]) in self._gone:
                 gone[self._gone.index((name, params[name]))] = 1.0
                 continue
             columns = _to_unit(p, params[name])
@@ -260,5 +263,7 @@ def _to_unit(p: Parameter, value: Any) -> Float64[np.ndarray, " c"] | None:
     """A value in the columns of ``p``, beyond [0, 1] where it is out of range; None where it has no place."""
     if isinstance(p, Float | Int):
         return None if p.log and value <= 0 else p.to_unit(np.array([float(value)]))[0]
+    if isinstance(p, TimeSteps):
+        return p.place(value)
     position = _position(p, value)
     return None if position is None else p.to_unit(np.array([float(position)]))[0]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from .errors import InvalidInput, NotFound
-from .parameters import as_float
+from .ranges import as_float
 
 
 class TrialState(StrEnum):

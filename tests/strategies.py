@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from suffice.optimizer import Bool, Categorical, Constant, Float, Int, Ordinal, Space
+from suffice.optimizer import Bool, Categorical, Constant, Float, Int, Ordinal, Space, TimeSteps
 
 finite = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -29,6 +29,17 @@ def ints(draw: st.DrawFn) -> Int:
     return Int(low, low + width, log=log, step=draw(st.integers(1, width)))
 
 
+@st.composite
+def time_steps(draw: st.DrawFn) -> TimeSteps:
+    k = draw(st.integers(1, 14))
+    points = draw(st.one_of(st.none(), st.integers(min(k, 2), k)))
+    if draw(st.booleans()):
+        low, gap = draw(st.integers(-50, 50)), draw(st.integers(1, 5))
+        return TimeSteps(k, low, low + max(k - 1, 1) * gap + draw(st.integers(0, 1000)), gap=gap, points=points)
+    low, width, log = draw(st.floats(1e-3, 10)), draw(st.floats(1e-2, 1e3)), draw(st.booleans())
+    return TimeSteps(k, low, low + width, integer=False, log=log, points=points)
+
+
 choices = st.lists(
     st.one_of(st.text(max_size=3), st.integers(2, 99), st.floats(0.5, 0.75)), min_size=2, max_size=5, unique=True
 )
@@ -39,6 +50,7 @@ parameters = st.one_of(
     choices.map(Ordinal),
     st.just(Bool()),
     st.just(Constant("fixed")),
+    time_steps(),
 )
 
 

@@ -19,6 +19,7 @@ from suffice.optimizer import (
     Ordinal,
     Space,
     Study,
+    TimeSteps,
     Trial,
     TrialState,
 )
@@ -126,6 +127,8 @@ def _to_parameter(name: str, p: Parameter, dependents: dict[Any, list[str]] | No
             if p.cardinality > CHOICES:
                 raise InvalidInput(f"parameters.{name}.step", f"at most {CHOICES} values, for Ax", p.step)
             values = [p.to_native(v) for v in p.grid()]
+        case TimeSteps():
+            raise InvalidInput(f"parameters.{name}", "no sequence of time steps: Ax's are single values", p.type)
         case _:
             values = list(p.choices)
     ordered = len(values) == 2 or not isinstance(p, Categorical)
