@@ -181,17 +181,17 @@ def _distance(times: list[float]) -> float:
 
 def test_a_study_improves_on_the_known_schedules() -> None:
     p = TimeSteps(4, 0, 999)
-    study = Study(Space(times=p, order=Categorical(1, 2)), seed=1, noise="none")
-    known = known_schedules(p, SIGMAS)
-    for times in list(known.values())[:4]:
+    study = Study(Space(times=p, order=Categorical(1, 2)), seed=1)
+    known = list(known_schedules(p, SIGMAS).values())[:4]
+    for times in known:
         study.enqueue({"times": times, "order": 1})
-    for _ in range(24):
+    for _ in range(18):
         trial = study.ask()
         assert not isinstance(trial, Stop)
         study.tell(trial, _distance(trial.params["times"]) + 0.002 * trial.params["order"])
     best = study.best
     assert best.trial.value is not None
-    assert best.trial.value < 0.5 * min(map(_distance, known.values()))
+    assert best.trial.value < 0.6 * min(map(_distance, known))
     importance = study.diagnostics.importance
     assert set(importance) == {"times", "order"}
     assert importance["times"].total > importance["order"].total
