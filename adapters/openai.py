@@ -72,12 +72,25 @@ class Stream:
     def header(self, name: str) -> str | None:
         return self._response.headers.get(name)
 
+    async def read(self) -> Reply:
+        """The whole answer. Raises Unreachable where it breaks off."""
+        with _named():
+            whole = await self._response.read()
+        return Reply(self.status, self._response.headers, whole)
+
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it arrives. Raises Unreachable where it breaks off."""
         content = self._response.content
         with _named():
             while piece := await content.readany():
                 yield piece
+
+
+def as_json(headers: Headers) -> Headers:
+    """The headers of a request whose body is JSON, and whose answer is read here."""
+    plain = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
+    plain = [(name, value) for name, value in plain if name.lower() not in ("content-type", "accept-encoding")]
+    return [*plain, ("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
 
 
 class OpenAIServer:
@@ -141,17 +154,12 @@ class OpenAIServer:
     async def request(self, method: str, path: str, body: bytes | None = None, headers: Headers = ()) -> Reply:
         """Send a request and wait for its whole answer. Raises Unreachable."""
         async with self.open(method, path, body, headers) as stream:
-            with _named():
-                whole = await stream._response.read()
-            return Reply(stream.status, stream._response.headers, whole)
+            return await stream.read()
 
     async def post(self, path: str, body: bytes | Mapping[str, Any], headers: Headers = ()) -> Reply:
         """Send JSON and wait for the whole answer. Raises Unreachable."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        plain = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
-        plain = [(name, value) for name, value in plain if name.lower() not in ("content-type", "accept-encoding")]
-        plain += [("Content-Type", "application/json"), ("Accept-Encoding", "identity")]
-        return await self.request("POST", path, raw, plain)
+        return await self.request("POST", path, raw, as_json(headers))
 
     async def models(self) -> list[dict[str, Any]]:
         """The entries of ``/v1/models``. Raises Unreachable, also for an answer that is no list of models."""

@@ -1,11 +1,14 @@
-"""The answer that was chosen, as the stream of chunks that OpenAI's clients read."""
+"""Streams of chunks, as OpenAI's clients read them: writing the answer that was chosen, and reading one that comes."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
+
+from suffice.adapters.continuation import join
+from suffice.adapters.openai import Unreachable
 
 DONE = b"data: [DONE]\n\n"
 PIECES = 64  # chunks that a long text is cut into, at most
@@ -23,10 +26,13 @@ def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 
 
-def stream(body: Mapping[str, Any], record: Mapping[str, Any], *, include_usage: bool) -> Iterator[bytes]:
+def stream(
+    body: Mapping[str, Any], record: Mapping[str, Any], *, include_usage: bool, begun: bool = False
+) -> Iterator[bytes]:
     """A whole response as events: the role, the text in pieces, the finish; usage if wanted; the end.
 
-    The decision record rides on the last chunk; so does the system's fingerprint, as vLLM has it.
+    The decision record rides on the last chunk; so does the system's fingerprint, as vLLM has it. ``begun``: the text
+    was passed on already, and the finish is what is left.
     """
     chat = body.get("object") == "chat.completion" or "message" in body["choices"][0]
     head = {
@@ -39,6 +45,8 @@ def stream(body: Mapping[str, Any], record: Mapping[str, Any], *, include_usage:
     if body.get("system_fingerprint") is not None:
         last["system_fingerprint"] = body["system_fingerprint"]
     chunks = [chunk for choice in body["choices"] for chunk in (_chat if chat else _text)(choice)]
+    if begun:
+        chunks = chunks[-1:]
     for i, chunk in enumerate(chunks):
         written: dict[str, Any] = {**head, "choices": [chunk]}
         if include_usage:
@@ -50,6 +58,21 @@ def stream(body: Mapping[str, Any], record: Mapping[str, Any], *, include_usage:
         usage = {name: value for name, value in body["usage"].items() if value is not None}  # as vLLM streams it
         yield event({**head, "choices": [], "usage": usage, **last})
     yield DONE
+
+
+def going_on(chunk: Mapping[str, Any], include_usage: bool, *, bare: bool) -> bytes:
+    """An upstream's chunk, to be passed on without the finish, which comes last; empty where it says nothing else.
+
+    ``bare``: without log-probabilities, too.
+    """
+    if all(one.get("finish_reason") and not (one.get("delta") or one.get("text")) for one in chunk["choices"]):
+        return b""
+    hidden: dict[str, Any] = {"finish_reason": None}
+    if bare:
+        hidden["logprobs"] = None
+    choices = [{**{k: v for k, v in one.items() if k != "stop_reason"}, **hidden} for one in chunk["choices"]]
+    rest = {k: v for k, v in chunk.items() if k != "usage"} | ({"usage": None} if include_usage else {})
+    return event({**rest, "choices": choices})
 
 
 def _chat(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -103,3 +126,82 @@ def pieces(text: str) -> Iterator[str]:
     step = max(1, -(-len(words) // PIECES))
     for i in range(0, len(words), step):
         yield "".join(words[i : i + step])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+async def events(pieces: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    """The data of a stream's events, in JSON, until it says that it is done. Raises ValueError for what is none."""
+    rest = b""
+    async for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if not line.startswith(b"data:"):
+                continue
+            data = line.removeprefix(b"data:").strip()
+            if data == b"[DONE]":
+                return
+            yield json.loads(data)
+
+
+class Whole:
+    """A response put together from its chunks; ``body`` is what it would have been without streaming."""
+
+    def __init__(self) -> None:
+        self._head: dict[str, Any] = {}
+        self._choice: dict[str, Any] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
+        self.usage: dict[str, Any] | None = None
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """Take in one more chunk. Raises Unreachable for an error, KeyError and the like for what is none."""
+        if isinstance(chunk.get("error"), Mapping):
+            raise Unreachable(str(chunk["error"].get("message")), sent=True)
+        if isinstance(chunk.get("usage"), dict):
+            self.usage = chunk["usage"]
+        self._head = {**{k: v for k, v in chunk.items() if k not in ("choices", "usage")}, **self._head}
+        for choice in chunk["choices"]:
+            if "delta" in choice:
+                self._said(choice["delta"])
+            else:
+                self._choice["text"] = self._choice.get("text", "") + (choice.get("text") or "")
+            for name in ("finish_reason", "stop_reason"):
+                if choice.get(name) is not None or (name in choice and name not in self._choice):
+                    self._choice[name] = choice[name]
+            if choice.get("logprobs") is not None:
+                self._choice["logprobs"] = self._choice.get("logprobs") or {}
+                join(self._choice["logprobs"], choice["logprobs"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether it says why it ended."""
+        return self._choice.get("finish_reason") is not None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        chat = "message" in self._choice
+        if chat and self._calls:
+            self._choice["message"]["tool_calls"] = [self._calls[i] for i in sorted(self._calls)]
+        choice = {"index": 0, "logprobs": None, "finish_reason": None, **self._choice}
+        kind = "chat.completion" if chat else "text_completion"
+        return {**self._head, "object": kind, "choices": [choice], "usage": self.usage}
+
+    def _said(self, delta: Mapping[str, Any]) -> None:
+        message = self._choice.setdefault("message", {"role": "assistant", "content": None})
+        for name, value in delta.items():
+            if name == "tool_calls":
+                for call in value or ():
+                    self._called(call)
+            elif isinstance(value, str) and name != "role":
+                message[name] = (message.get(name) or "") + value
+            elif value is not None:
+                message[name] = value
+
+    def _called(self, call: Mapping[str, Any]) -> None:
+        """A tool call's arguments come in pieces, the rest at once."""
+        mine = self._calls.setdefault(call["index"], {"function": {"name": None, "arguments": ""}})
+        mine |= {k: v for k, v in call.items() if k not in ("index", "function")}
+        function = call.get("function") or {}
+        mine["function"]["name"] = mine["function"]["name"] or function.get("name")
+        mine["function"]["arguments"] += function.get("arguments") or ""

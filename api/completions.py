@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from suffice.adapters.continuation import NotContinued, counted, total
 from suffice.adapters.math_verify import MathEquality
-from suffice.adapters.openai import Reply
+from suffice.adapters.openai import Unreachable
 from suffice.adapters.strategies import perturbed
+from suffice.adapters.subgroups import ALTERNATIVES
 from suffice.adapters.verifiers import Question, Verifier, VerifierFailed
 from suffice.optimizer import InvalidInput, Sampling
 
-from . import decisions
+from . import chunks, decisions
 from .drawing import Answer, DrawFailed, Drawing, Drawn, Limits, Refused
 from .extraction import Extractor, extractor
-from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, Wishes, sampling_of, wishes_of
+from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, Scope, Wishes, sampling_of, wishes_of
+from .gateway_strategies import check, election, strategy
 from .signals import rejected
 from .upstreams import Upstreams
 
@@ -31,6 +35,10 @@ OURS = ("optscale", "budget", "best_of", "n", "stream", "stream_options", "model
 HEADER = "x-optscale-"
 BUDGET_HEADER = "x-its-budget"  # as another gateway calls max_samples
 OWN_HEADERS = ("x-request-id",)  # each draw is a request of its own
+CALLS = 1000  # seeds from one draw to the next, where a draw takes several calls
+NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)  # what reading one raises
+
+PassOn = Callable[[bytes], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Asked:
     include_usage: bool = False
     seed: int | None = None
     note: str | None = None
+    in_one_go: bool = True  # a draw is one request
 
     @property
     def chat(self) -> bool:
@@ -59,9 +68,9 @@ class Asked:
         return isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema")
 
     @property
-    def single(self) -> bool:
-        """Whether one draw is all there is to it."""
-        return self.wishes.max_samples == 1 and self.n == 1
+    def streamed(self) -> bool:
+        """Whether its only draw is one request, whose tokens can be passed on as they come."""
+        return self.stream and self.wishes.max_samples == 1 and self.n == 1 and self.in_one_go
 
     def raw(self, **more: Any) -> bytes:
         """The body of a draw."""
@@ -88,6 +97,8 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
         config.check(wishes)
     except InvalidInput as error:
         raise error.under("optscale") from None
+    how = config.strategies[wishes.strategy or "independent"]
+    check(how, body)
     note = None
     if wishes.dry_run:
         wishes, note = wishes.model_copy(update={"max_samples": n}), "dry run: one draw per choice"
@@ -108,6 +119,7 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
         seed=wishes.seed if body.get("seed") is None else _integer(body, "seed"),
         note=note,
+        in_one_go=strategy(how, "auto") is None,
     )
 
 
@@ -183,9 +195,9 @@ class Outcome:
 
 
 class Completion:
-    """One request under a policy, being answered."""
+    """One request under a policy, being answered; ``pass_on`` gets the only draw's events as they come, if streamed."""
 
-    def __init__(self, asked: Asked, tools: Tools) -> None:
+    def __init__(self, asked: Asked, tools: Tools, pass_on: PassOn | None = None) -> None:
         self.asked, self.tools = asked, tools
         self.id = f"dec_{secrets.token_hex(12)}"
         self._clock = tools.clock
@@ -198,15 +210,38 @@ class Completion:
         self._verifier = tools.verifier
         self._verifier_error: str | None = None
         self._question = Question.of(asked.body)
-        self._add_logprobs = tools.verifier is not None and tools.verifier.logprobs and not asked.body.get("logprobs")
-        self._sent: dict[int, float] = {}
+        self._how = tools.config.strategies[asked.wishes.strategy or "independent"]
+        self._strategy = strategy(self._how, asked.wishes.extract or "auto")
+        self._pass_on = pass_on
+        self.begun = False  # whether something was passed on
         self._busy = 0.0
-        self._extra: dict[str, Any] = {}
-        if self._add_logprobs:
-            self._extra = {"logprobs": True} if asked.chat else {"logprobs": 0}
+        self._calls = 0
+        self._out: dict[int, float] = {}  # calls that have not been answered: when they were sent
+        self._paid: dict[str, Any] = {}  # the usage of those that have
+        self._took = 0.0  # seconds of those
+        self._longest = self._prompt = 0  # completion and prompt tokens, the most of one of those
+        self._extra = self._logprobs()
         self._raw = asked.raw(**self._extra)
         self._failures: int | None = 0  # answers that were rejected, or no good; None: there was a good one
+        self._elected: dict[str, int] | None = None
         self.drawing = Drawing(self._sampling(), self._draw, self._limits(), lambda: tools.upstreams.busy, tools.clock)
+
+    def _logprobs(self) -> dict[str, Any]:
+        """What makes log-probabilities come along, where they are needed and were not asked for."""
+        if isinstance(self._how, Scope):
+            many = max(self._alternatives or 0, ALTERNATIVES)
+            return {"logprobs": True, "top_logprobs": many} if self.asked.chat else {"logprobs": many}
+        if self._verifier is None or not self._verifier.logprobs or self._alternatives is not None:
+            return {}
+        return {"logprobs": True} if self.asked.chat else {"logprobs": 0}
+
+    @property
+    def _alternatives(self) -> int | None:
+        """How many alternatives per token the client asked for; None: no log-probabilities at all."""
+        body = self.asked.body
+        if not self.asked.chat:
+            return body.get("logprobs")
+        return (body.get("top_logprobs") or 0) if body.get("logprobs") else None
 
     def _sampling(self) -> Sampling:
         calibration = self.tools.calibration
@@ -243,27 +278,14 @@ class Completion:
         }
         return outcome
 
+    # --- one draw ---
+
     async def _draw(self, number: int) -> Answer:
         """One draw: sent, read, and scored."""
-        raw = self._raw
-        after = self.asked.wishes.perturb_after
-        if after is not None and self._failures is not None and self._failures >= after:
-            changed = {"model": self.asked.model, **perturbed(self.asked.body, number), **self._extra}
-            raw = json.dumps(changed).encode()
-        if self.asked.seed is not None:
-            raw = raw[:-1] + b', "seed": %d}' % (self.asked.seed + number)
-
-        def sent() -> None:
-            self._sent[number] = self._clock()
-
-        try:
-            reply = await self.tools.upstreams.post(self.asked.path, raw, self.asked.headers, self.asked.model, sent)
-        except (DrawFailed, Refused):
-            self._sent.pop(number, None)
-            raise
+        sent = self._clock()
+        body, score = await self._made(number)
         began = self._clock()
-        seconds = began - self._sent.pop(number)
-        body, choice = _parsed(reply)
+        choice = body["choices"][0]
         reason = rejected(choice, self.asked.body, wants_json=self.asked.wants_json)
         answer = None if reason else self._read(choice)
         if reason is None and answer is None:
@@ -271,14 +293,89 @@ class Completion:
         self._busy += self._clock() - began
         if answer is not None and self.tools.equality is not None:
             answer = await self._one_of(answer, self.tools.equality)
-        score = await self._score(choice) if reason is None else None
+        if reason is not None:
+            score = None
+        elif score is None:
+            score = await self._score(choice)
         if reason is None and score != 0:
             self._failures = None
         elif self._failures is not None:
             self._failures += 1
         usage = body.get("usage")
-        prompt, completion = _tokens(usage, "prompt_tokens"), _tokens(usage, "completion_tokens")
-        return Answer(number, answer, completion, score, prompt, seconds, reason, body)
+        prompt, completion = counted(usage, "prompt_tokens"), counted(usage, "completion_tokens")
+        return Answer(number, answer, completion, score, prompt, began - sent, reason, body)
+
+    async def _made(self, number: int) -> tuple[dict[str, Any], float | None]:
+        """A draw's response, and its score if it has one already."""
+        raw, body = self._raw, self.asked.body
+        after = self.asked.wishes.perturb_after
+        if after is not None and self._failures is not None and self._failures >= after:
+            body = perturbed(body, number)
+            raw = json.dumps({"model": self.asked.model, **body, **self._extra}).encode()
+        if self._strategy is None:
+            return await self._call(raw, number), None
+        calls = itertools.count(number * CALLS)
+
+        async def ask(body: Mapping[str, Any]) -> dict[str, Any]:
+            return await self._call(json.dumps({"model": self.asked.model, **body}).encode(), next(calls))
+
+        try:
+            return await self._strategy.draw(number, {**body, **self._extra}, ask, self._score)
+        except NotContinued as error:
+            raise Refused(None, str(error)) from None
+
+    async def _call(self, raw: bytes, seed: int) -> dict[str, Any]:
+        """One request's response, which is paid for."""
+        if self.asked.seed is not None:
+            raw = raw[:-1] + b', "seed": %d}' % (self.asked.seed + seed)
+        call = self._calls
+        self._calls += 1
+
+        def sent() -> None:
+            self._out[call] = self._clock()
+
+        try:
+            body = await (self._whole(raw, sent) if self._pass_on is None else self._passed_on(raw, sent))
+        except (DrawFailed, Refused):
+            self._out.pop(call, None)
+            raise
+        self._took += self._clock() - self._out.pop(call)
+        if isinstance(usage := body.get("usage"), Mapping):
+            self._paid = total(self._paid, usage)
+            self._longest = max(self._longest, counted(usage, "completion_tokens"))
+            self._prompt = max(self._prompt, counted(usage, "prompt_tokens"))
+        return body
+
+    async def _whole(self, raw: bytes, sent: Callable[[], object]) -> dict[str, Any]:
+        asked = self.asked
+        reply = await self.tools.upstreams.post(asked.path, raw, asked.headers, asked.model, sent)
+        began = self._clock()
+        body = _completion(reply.body)
+        self._busy += self._clock() - began
+        return body
+
+    async def _passed_on(self, raw: bytes, sent: Callable[[], object]) -> dict[str, Any]:
+        """The response of the only draw, passed on as it comes, but for its end: that has to wait for the record."""
+        assert self._pass_on is not None
+        raw = raw[:-1] + b', "stream": true, "stream_options": {"include_usage": true}}'
+        asked, whole = self.asked, chunks.Whole()
+        try:
+            async with self.tools.upstreams.stream(asked.path, raw, asked.headers, asked.model, sent) as stream:
+                if "event-stream" not in (stream.header("Content-Type") or ""):
+                    return _completion((await stream.read()).body)
+                async for chunk in chunks.events(stream.pieces()):
+                    whole.add(chunk)
+                    if piece := chunks.going_on(chunk, asked.include_usage, bare=bool(self._extra)):
+                        self.begun = True
+                        await self._pass_on(piece)
+        except (Unreachable, *NO_COMPLETION) as error:
+            failed = (
+                f"the upstream broke off: {error}" if isinstance(error, Unreachable) else "no chunk of a completion"
+            )
+            raise (Refused(None, failed) if self.begun else DrawFailed(failed)) from None
+        if not whole.finished:
+            raise Refused(None, "the upstream's stream ended before the answer did")
+        return whole.body
 
     async def _one_of(self, answer: str, equality: MathEquality) -> str:
         """The answer, as it was written first."""
@@ -304,11 +401,11 @@ class Completion:
         if self._verifier_error is not None:
             return
         self._verifier_error = message
-        votes = self.asked.wishes.model_copy(update={"rule": "suffice", "settings": None})
-        if self.asked.wishes.rule == "suffice":
-            votes = self.asked.wishes
+        votes = self.asked.wishes
+        if votes.rule != "suffice":  # others may want scores
+            votes = votes.model_copy(update={"rule": "suffice", "settings": None})
         self.drawing.go_on_with(sampling_of(votes))
-        if self.asked.wishes.on_verifier_error in ("fail", "first"):
+        if votes.on_verifier_error in ("fail", "first"):
             self.drawing.finish("the verifier failed")
 
     @property
@@ -320,6 +417,7 @@ class Completion:
 
     def _outcome(self, drawn: Drawn) -> Outcome:
         sampling = self.drawing.sampling
+        self._elected = election(self._how, drawn.counted)
         given = self._given(drawn, sampling)
         choices = self._choices(drawn, sampling, given)
         usage, tokens = self._usage(drawn, given)
@@ -329,6 +427,9 @@ class Completion:
 
     def _given(self, drawn: Drawn, sampling: Sampling) -> Answer:
         number = None if self._gives_first else sampling.pick_number
+        if self._elected and not self._gives_first:
+            winner = next(iter(self._elected))
+            return next(one for one in drawn.counted if one.answer == winner)
         if number is not None:
             return drawn.counted[number]
         return (drawn.counted or drawn.unused)[0]
@@ -354,33 +455,29 @@ class Completion:
         return [self._choice(one, index) for index, one in enumerate(chosen)]
 
     def _choice(self, one: Answer, index: int) -> dict[str, Any]:
-        choice = {**one.body["choices"][0], "index": index}
-        if self._add_logprobs:
+        choice: dict[str, Any] = {**one.body["choices"][0], "index": index}
+        if self._alternatives is None and choice.get("logprobs") is not None:
             choice["logprobs"] = None
+        elif self._extra and self.asked.chat:  # more alternatives than were asked for
+            for token in (choice.get("logprobs") or {}).get("content") or ():
+                token["top_logprobs"] = token["top_logprobs"][: self._alternatives]
         return choice
 
     def _usage(self, drawn: Drawn, given: Answer) -> tuple[dict[str, Any], dict[str, Any]]:
         """Everything that was paid for, in OpenAI's form; and how it comes about.
 
-        Draws that were cancelled report nothing: their completion tokens are estimated from how long they ran and how
+        Calls that were cancelled report nothing: their completion tokens are estimated from how long they ran and how
         fast the others came.
         """
-        came = [*drawn.counted, *drawn.unused]
-        usage: dict[str, Any] = {}
-        for one in came:
-            reported = one.body.get("usage")
-            if isinstance(reported, Mapping):
-                usage = _sum(usage, reported)
-        prompt = max((one.prompt_tokens for one in came), default=0)
         now, aborted = self._clock(), 0
-        seconds, tokens = sum(one.seconds for one in came), sum(one.tokens for one in came)
-        longest = max((one.tokens for one in came), default=0)
-        if seconds > 0:
-            aborted = sum(min(round(tokens / seconds * (now - at)), longest) for at in self._sent.values())
-        lost = {"prompt_tokens": prompt * len(self._sent), "completion_tokens": aborted}
-        usage = _sum(usage, {**lost, "total_tokens": sum(lost.values())})
-        mean = tokens / len(came) if came else 0.0
-        fixed = (self.asked.wishes.max_samples or 1) * (mean + prompt)
+        tokens = counted(self._paid, "completion_tokens")
+        if self._took > 0:
+            aborted = sum(min(round(tokens / self._took * (now - at)), self._longest) for at in self._out.values())
+        lost = {"prompt_tokens": self._prompt * len(self._out), "completion_tokens": aborted}
+        usage = total(self._paid, {**lost, "total_tokens": sum(lost.values())})
+        came = [*drawn.counted, *drawn.unused]
+        each = sum(one.prompt_tokens + one.tokens for one in came) / len(came)
+        fixed = (self.asked.wishes.max_samples or 1) * each
         return usage, {
             "prompt": usage["prompt_tokens"],
             "completion": usage["completion_tokens"],
@@ -397,6 +494,8 @@ class Completion:
             "model": self.asked.model,
             "policy": self.asked.policy,
             "rule": wishes.rule,
+            "strategy": wishes.strategy,
+            "calls": self._calls,
             "samples": {
                 "issued": drawn.issued,
                 "completed": drawn.completed,
@@ -413,6 +512,7 @@ class Completion:
             "expected_gain": stop.gain,
             "cost": stop.cost,
             "posterior": decisions.posterior(sampling),
+            "elected": None if self._elected is None else {str(one): n for one, n in self._elected.items()},
             "verifier": None
             if self._verifier is None
             else {
@@ -440,32 +540,12 @@ class Completion:
         return None
 
 
-def _parsed(reply: Reply) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The body and its choice. Raises DrawFailed for what is no completion."""
+def _completion(raw: bytes) -> dict[str, Any]:
+    """A response with a choice in it. Raises DrawFailed for what is no completion."""
     try:
-        body = reply.json()
-        choice = body["choices"][0]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        raise DrawFailed("the upstream's answer is no completion in JSON") from None
-    if not isinstance(body, dict) or not isinstance(choice, dict):
-        raise DrawFailed("the upstream's answer is no completion in JSON")
-    return body, choice
-
-
-def _tokens(usage: Any, name: str) -> int:
-    value = usage.get(name) if isinstance(usage, Mapping) else None
-    return value if isinstance(value, int) else 0
-
-
-def _sum(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Sums of what is a number in either, inside objects too; what is null in both stays so."""
-    total = dict(one)
-    for name, value in other.items():
-        mine = total.get(name)
-        if isinstance(value, Mapping):
-            total[name] = _sum(mine if isinstance(mine, Mapping) else {}, value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            total[name] = (mine if isinstance(mine, int | float) else 0) + value
-        else:
-            total.setdefault(name, value)
-    return total
+        body = json.loads(raw)
+        if isinstance(body, dict) and isinstance(body["choices"][0], dict):
+            return body
+    except NO_COMPLETION:
+        pass
+    raise DrawFailed("the upstream's answer is no completion in JSON")

@@ -42,10 +42,10 @@ class Answer:
 
 
 class Refused(Exception):
-    """A draw that would fail in the same way again; ``reply`` is what to tell the client."""
+    """A draw that would fail in the same way again; ``reply`` is what to tell the client, if the upstream said it."""
 
-    def __init__(self, reply: Any) -> None:
-        super().__init__("the upstream refuses the request")
+    def __init__(self, reply: Any, message: str = "the upstream refuses the request") -> None:
+        super().__init__(message)
         self.reply = reply
 
 

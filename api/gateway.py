@@ -48,6 +48,7 @@ HOP = frozenset(
 )
 NOT_BACK = frozenset({*HOP, "date", "server"} - {"content-length"})
 PASSED = "pass-through"  # the policy of what has none
+AHEAD = 64  # chunks that a slow client may be behind
 WARM = 12  # answers that rules are tried on before requests come
 RETRY_AFTER = "1"  # second
 DECISION_ID = "x-optscale-decision-id"
@@ -227,8 +228,6 @@ class Gateway:
         if asked is None:
             model = body.get("model") if isinstance(body, dict) else None
             await self._pass(request, send, model if isinstance(model, str) else None)
-        elif asked.stream and asked.single:
-            await self._stream_one(request, asked, send)
         else:
             await self._decide(request, asked, send)
 
@@ -236,38 +235,21 @@ class Gateway:
 
     async def _pass(self, request: Request, send: Send, model: str | None) -> None:
         """The upstream's answer, byte for byte."""
-        await self._forward(request, send, model, request.body, PASSED, [])
-
-    async def _stream_one(self, request: Request, asked: Asked, send: Send) -> None:
-        """One draw is wanted: its tokens are passed on as they come."""
-        more: dict[str, Any] = {"stream": True}
-        if asked.include_usage:
-            more["stream_options"] = {"include_usage": True}
-        if asked.seed is not None:
-            more["seed"] = asked.seed
-        async with self.upstreams.permits:
-            await self._forward(
-                request, send, asked.model, asked.raw(**more), asked.policy, [("x-optscale-samples", "1")]
-            )
-
-    async def _forward(
-        self, request: Request, send: Send, model: str | None, body: bytes, policy: str, extra: Sequence[Header]
-    ) -> None:
         started = False
         added = self._clock() - request.began
         try:
-            async with self.upstreams.open(request.method, request.target, body, request.headers, model) as stream:
+            opened = self.upstreams.open(request.method, request.target, request.body, request.headers, model)
+            async with opened as stream:
                 headers = [(n, v) for n, v in stream.headers if n.lower().decode("latin-1") not in NOT_BACK]
-                timing = ("server-timing", f"gateway;dur={1e3 * added:.3f}")
-                headers += [(n.encode(), v.encode()) for n, v in (timing, *extra)]
+                headers.append((b"server-timing", f"gateway;dur={1e3 * added:.3f}".encode()))
                 await send({"type": "http.response.start", "status": stream.status, "headers": headers})
                 started = True
                 async for piece in stream.pieces():
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
-                self.metrics.answered(policy, stream.status, self._clock() - request.began, added)
+                self.metrics.answered(PASSED, stream.status, self._clock() - request.began, added)
         except Unreachable as error:
-            self.metrics.answered(policy, 502, self._clock() - request.began)
+            self.metrics.answered(PASSED, 502, self._clock() - request.began)
             if started:  # whoever reads sees it break off, as it did
                 log.warning("an upstream broke off: %s", error)
                 raise
@@ -307,11 +289,12 @@ class Gateway:
             self._equality(asked),
             self._clock,
         )
-        completion = Completion(asked, tools)
+        ready: asyncio.Queue[bytes] = asyncio.Queue(AHEAD)
+        completion = Completion(asked, tools, ready.put if asked.streamed else None)
         work = asyncio.ensure_future(self._run(completion))
         try:
             if asked.stream:
-                await self._stream(request, completion, work, send)
+                await self._stream(request, completion, work, ready, send)
                 return
             outcome = await work
         finally:
@@ -335,25 +318,25 @@ class Gateway:
             raise Failure(502, f"the verifier failed: {error}", "verifier_error", code="verifier_failed") from None
 
     async def _stream(
-        self, request: Request, completion: Completion, work: asyncio.Future[Outcome], send: Send
+        self,
+        request: Request,
+        completion: Completion,
+        work: asyncio.Future[Outcome],
+        ready: asyncio.Queue[bytes],
+        send: Send,
     ) -> None:
-        """The chosen answer as chunks; comments until it is known. What fails at once fails with its status."""
-        wait = self.config.limits.keepalive_s
+        """The chosen answer as chunks; comments until it is known. What fails at once fails with its status.
+
+        Where one draw is wanted, its chunks are ``ready`` as they come, and only the end waits for the decision.
+        """
+        asked = completion.asked
         started = False
-        asked, result = completion.asked, completion.drawing.result
-        while not work.done():
-            await asyncio.wait((work,), timeout=wait)
-            if not started and (not work.done() or work.exception() is None):
-                await _start_stream(
-                    send, self._headers(work.result()) if work.done() else [(DECISION_ID, completion.id)]
-                )
+        while (piece := await self._next(completion, work, ready)) is not None:
+            if not started:
+                one = [("x-optscale-samples", "1")] if asked.streamed else []
+                await _start_stream(send, [(DECISION_ID, completion.id), *one])
                 started = True
-            if not work.done():
-                n, most = len(result.counted), asked.wishes.max_samples
-                piece = chunks.comment(f"{n} answers of at most {most}")
-                if asked.wishes.progress:
-                    piece += chunks.event({"counted": n, "issued": result.issued, "max_samples": most}, "optscale")
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
         try:
             outcome = work.result()
         except Failure as failure:
@@ -361,11 +344,38 @@ class Gateway:
                 raise
             await send({"type": "http.response.body", "body": chunks.event(failure.body) + chunks.DONE})
             return
+        if not started:
+            await _start_stream(send, self._headers(outcome))
         self._finish(request, asked, outcome)
-        written = chunks.stream(outcome.body, self._shown(asked, outcome), include_usage=asked.include_usage)
-        for piece in written:
+        shown = self._shown(asked, outcome)
+        for piece in chunks.stream(outcome.body, shown, include_usage=asked.include_usage, begun=completion.begun):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    async def _next(
+        self, completion: Completion, work: asyncio.Future[Outcome], ready: asyncio.Queue[bytes]
+    ) -> bytes | None:
+        """What the stream says next before the decision: a chunk of the only draw, or a comment; None: it is made."""
+        if ready.empty():
+            chunk = asyncio.ensure_future(ready.get())
+            await asyncio.wait(
+                (work, chunk), timeout=self.config.limits.keepalive_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if chunk.done():
+                return chunk.result()
+            chunk.cancel()
+            return None if work.done() else self._progress(completion)
+        return ready.get_nowait()
+
+    def _progress(self, completion: Completion) -> bytes:
+        """That it is still being drawn."""
+        wishes, result = completion.asked.wishes, completion.drawing.result
+        n = len(result.counted)
+        piece = chunks.comment(f"{n} answers of at most {wishes.max_samples}")
+        if wishes.progress:
+            counts = {"counted": n, "issued": result.issued, "max_samples": wishes.max_samples}
+            piece += chunks.event(counts, "optscale")
+        return piece
 
     def _equality(self, asked: Asked) -> MathEquality | None:
         if asked.wishes.extract != "math":

@@ -5,6 +5,8 @@
         api_key_env: VLLM_API_KEY          # the name of a variable: keys stay out of files
     verifiers:
       prm: {type: reward, url: http://127.0.0.1:8002, model: prm, path: pooling, aggregate: min}
+    strategies:
+      lines: {type: dvts, width: 4, separator: "\\n"}
     policies:
       optscale: {max_samples: 32, price: 0.002}         # what `<model>:optscale` means
       careful: {rule: suffice, target: 0.95, verifier: prm, on_verifier_error: fail}
@@ -129,6 +131,54 @@ class Judge(Remote):
     timeout_s: FiniteFloat = Field(default=60.0, gt=0)
 
 
+class Independent(Config):
+    """Draws that know nothing of each other."""
+
+    type: Literal["independent"] = "independent"
+
+
+class Steps(Config):
+    """What SLATE and DVTS share: candidates for each step, of which the policy's verifier takes the best."""
+
+    width: int = Field(default=4, ge=1, le=64)  # candidates for a step, at most
+    separator: str = Field(default="\n\n", min_length=1)  # between steps
+    depth: int = Field(default=40, ge=1, le=1000)  # steps; the last one goes on to the end
+
+
+class Dvts(Steps):
+    """Trees of steps (DVTS), each with as many candidates for a step: a draw is a tree."""
+
+    type: Literal["dvts"] = "dvts"
+
+
+class Slate(Steps):
+    """Steps whose candidates are judged as they come (SLATE), until one is good enough."""
+
+    type: Literal["slate"] = "slate"
+    enough: FiniteFloat = 0.9  # the score of a step that is
+
+
+class TreePO(Config):
+    """Paths of one tree, in segments, forked where the model was unsure (TreePO)."""
+
+    type: Literal["treepo"] = "treepo"
+    segment: int = Field(default=256, ge=1)  # tokens
+    roots: int = Field(default=2, ge=1)  # paths that begin at the question
+    depth: int = Field(default=64, ge=1)  # segments of a path
+
+
+class Scope(Config):
+    """Independent draws whose votes are weighed by confidence, in subgroups (SCOPE)."""
+
+    type: Literal["scope"] = "scope"
+    groups: int = Field(default=16, ge=1, le=10_000)
+    share: FiniteFloat = Field(default=0.5, gt=0, le=1)  # of the answers in a subgroup
+    separator: str = Field(default="\n\n", min_length=1)  # between the steps of an answer
+
+
+StrategyConfig = Annotated[Independent | Dvts | Slate | TreePO | Scope, Field(discriminator="type")]
+STRATEGIES: tuple[type[Independent | Dvts | Slate | TreePO | Scope], ...] = (Independent, Dvts, Slate, TreePO, Scope)
+
 VerifierConfig = Annotated[LogProbability | Pattern | Schema | Reward | Judge, Field(discriminator="type")]
 
 
@@ -151,6 +201,7 @@ class Wishes(Config):
     extract: str | None = None
     calibration: str | None = None
     on_verifier_error: Literal["votes", "first", "fail"] | None = None
+    strategy: str | None = None
     perturb_after: int | None = Field(default=None, ge=1)  # failures without a success: then the prompt is perturbed
     on_drift: Literal["warn", "votes"] | None = None  # of a calibration's scores
     returns: Literal["best", "all", "trace"] | None = Field(default=None, alias="return")
@@ -180,6 +231,7 @@ DEFAULTS = Wishes.model_validate(
         "min_samples": 1,
         "extract": "auto",
         "overissue": "idle",
+        "strategy": "independent",
         "on_verifier_error": "votes",
         "on_drift": "warn",
         "return": "best",
@@ -212,6 +264,7 @@ class LimitsConfig(Config):
 class GatewayConfig(Config):
     upstreams: list[UpstreamConfig] = Field(min_length=1)
     verifiers: dict[Name, VerifierConfig] = {}
+    strategies: dict[Name, StrategyConfig] = {}
     policies: dict[Name, Wishes] = {}
     aliases: dict[Name, Alias] = {}
     extractors: dict[Name, str] = {}
@@ -228,6 +281,9 @@ class GatewayConfig(Config):
     def checked(self) -> Self:
         """With what is always there, if all names that are used are there. Raises InvalidInput."""
         self.verifiers.setdefault(LOG_PROBABILITY, LogProbability())
+        for made in STRATEGIES:
+            usual = made()
+            self.strategies.setdefault(usual.type, usual)
         self.policies.setdefault(SUFFIX, Wishes())
         for name, alias in self.aliases.items():
             if alias.policy not in self.policies:
@@ -249,6 +305,11 @@ class GatewayConfig(Config):
             raise InvalidInput("deadline_ms", f"at most {1e3 * self.limits.deadline_s:g}", wishes.deadline_ms)
         if wishes.verifier not in (None, "none", *self.verifiers):
             raise InvalidInput("verifier", f"none or one of {', '.join(self.verifiers)}", wishes.verifier)
+        how = self.strategies.get(wishes.strategy or "independent")
+        if how is None:
+            raise InvalidInput("strategy", f"one of {', '.join(self.strategies)}", wishes.strategy)
+        if isinstance(how, Steps) and wishes.verifier in (None, "none"):
+            raise InvalidInput("verifier", f"one that judges the steps of {wishes.strategy}", wishes.verifier)
         if wishes.extract is not None:
             extractor(wishes.extract, self.extractors)
         sampling_of(wishes)

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from suffice.adapters.openai import Headers, OpenAIServer, Reply, Stream, Unreachable
+from suffice.adapters.openai import Headers, OpenAIServer, Reply, Stream, Unreachable, as_json
 
 from .drawing import DrawFailed, Refused
 from .gateway_config import LimitsConfig, UpstreamConfig
@@ -134,40 +134,73 @@ class Upstreams:
     async def post(
         self, path: str, body: bytes, headers: Headers, model: str | None, on_sent: Callable[[], object]
     ) -> Reply:
-        """A draw's answer, after as many tries as the limits allow; ``on_sent`` is called at each.
+        """A draw's whole answer, after as many tries as the limits allow; ``on_sent`` is called at each.
 
         Raises Refused for an answer that says the request is wrong, NoUpstream where nobody gave a good one.
         """
         tried: list[Upstream] = []
-        attempt = 0
         while True:
-            upstream = self.choose(model, tried)
-            tried.append(upstream)
-            came = await self._try(upstream, path, body, headers, on_sent)
-            if isinstance(came, Reply) and came.status < 400:
-                return came
-            if isinstance(came, Reply) and came.status not in PASSING:
-                raise Refused(came)
-            if attempt >= self.limits.retries:
-                raise _failed(came)
-            # Another upstream can be asked at once.
-            if isinstance(came, Reply) or self.choose(model, tried) in tried:
-                await asyncio.sleep(self._pause(attempt, came))
-            attempt += 1
+            async with AsyncExitStack() as attempt:
+                came = await self._begin(attempt, tried, path, body, headers, model, on_sent)
+                if isinstance(came, Stream):
+                    try:
+                        return await came.read()
+                    except Unreachable as error:
+                        came = error
+            await self._again(came, tried, model)
 
-    async def _try(
-        self, upstream: Upstream, path: str, body: bytes, headers: Headers, on_sent: Callable[[], object]
-    ) -> Reply | Unreachable:
-        async with self.permits:
-            on_sent()
-            try:
-                with upstream.busier():
-                    return await upstream.server.post(path, body, headers)
-            except Unreachable as error:
-                if not error.sent and upstream.well:
-                    upstream.well = False
-                    log.warning("upstream %s is down: %s", upstream.url, error)
-                return error
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: bytes, headers: Headers, model: str | None, on_sent: Callable[[], object]
+    ) -> AsyncGenerator[Stream]:
+        """A draw's answer as it comes, tried again like ``post`` until one begins.
+
+        Raises Refused and NoUpstream like ``post``; what breaks off later is Unreachable.
+        """
+        tried: list[Upstream] = []
+        while True:
+            async with AsyncExitStack() as attempt:
+                came = await self._begin(attempt, tried, path, body, headers, model, on_sent)
+                if isinstance(came, Stream):
+                    yield came
+                    return
+            await self._again(came, tried, model)
+
+    async def _begin(
+        self,
+        attempt: AsyncExitStack,
+        tried: list[Upstream],
+        path: str,
+        body: bytes,
+        headers: Headers,
+        model: str | None,
+        on_sent: Callable[[], object],
+    ) -> Stream | Reply | Unreachable:
+        """A good answer's beginning; it holds a permit while ``attempt`` is open. Or what came in its place."""
+        upstream = self.choose(model, tried)
+        tried.append(upstream)
+        await attempt.enter_async_context(self.permits)
+        on_sent()
+        attempt.enter_context(upstream.busier())
+        try:
+            stream = await attempt.enter_async_context(upstream.server.open("POST", path, body, as_json(headers)))
+            return stream if stream.status < 400 else await stream.read()
+        except Unreachable as error:
+            if not error.sent and upstream.well:
+                upstream.well = False
+                log.warning("upstream %s is down: %s", upstream.url, error)
+            return error
+
+    async def _again(self, came: Reply | Unreachable, tried: Sequence[Upstream], model: str | None) -> None:
+        """Wait until it makes sense to try again. Raises Refused or NoUpstream where it does not."""
+        if isinstance(came, Reply) and came.status not in PASSING:
+            raise Refused(came)
+        attempt = len(tried) - 1
+        if attempt >= self.limits.retries:
+            raise _failed(came)
+        # Another upstream can be asked at once.
+        if isinstance(came, Reply) or self.choose(model, tried) in tried:
+            await asyncio.sleep(self._pause(attempt, came))
 
     def _pause(self, attempt: int, failed: Reply | Unreachable) -> float:
         """Seconds before the next try: as told, or twice as long each time, and never the same for all."""

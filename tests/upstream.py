@@ -37,6 +37,9 @@ class Say:
     breaks: bool = False  # off in the middle of the body
     seconds: float = 0.0
     hold: bool = False  # until released
+    pauses: bool = False  # in the middle of a stream, until released
+    stop_reason: str | None = None
+    choices: list[str] | None = None  # several texts in one response
 
 
 @dataclass
@@ -58,7 +61,8 @@ class Running:
     """An ASGI application served by a thread."""
 
     def __init__(self, app: Any, lifespan: Literal["on", "off"] = "off") -> None:
-        self.app, self._lifespan = app, lifespan
+        self.app = app
+        self._lifespan: Literal["on", "off"] = lifespan
         self.port = 0
 
     @property
@@ -168,14 +172,18 @@ class Upstream(Running):
         if isinstance(results[0], Exception):
             raise results[0]
 
-    async def _say(self, say: Say, seen: Seen, number: int, send: Any) -> None:
-        while say.hold and not self._released.is_set():
+    async def _until_released(self) -> None:
+        while not self._released.is_set():
             await asyncio.sleep(0.005)
+
+    async def _say(self, say: Say, seen: Seen, number: int, send: Any) -> None:
+        if say.hold:
+            await self._until_released()
         if say.seconds:
             await asyncio.sleep(say.seconds)
         body = _read(seen.raw)
         if say.raw is None and say.status == 200 and body.get("stream"):
-            await _stream(say, seen, body, number, send)
+            await self._stream(say, seen, body, number, send)
             return
         raw = say.raw if say.raw is not None else json.dumps(completion(say, seen, body, number)).encode()
         if say.breaks:
@@ -184,6 +192,50 @@ class Upstream(Running):
             await send({"type": "http.response.body", "body": raw[: len(raw) // 2], "more_body": True})
             raise ConnectionError("broken off, as told")
         await _send(send, say.status, raw, say.headers)
+
+    async def _stream(self, say: Say, seen: Seen, body: dict[str, Any], number: int, send: Any) -> None:
+        chat = seen.path.endswith("chat/completions")
+        kind = "chat.completion.chunk" if chat else "text_completion"
+        head = {"id": f"chatcmpl-{number}", "object": kind, "created": 1, "model": body["model"]}
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+        await send(start)
+        pieces = chunks(say, body, chat=chat)
+        for i, choice in enumerate(pieces):
+            await _event(send, {**head, "choices": [choice]})
+            if say.breaks:
+                raise ConnectionError("broken off, as told")
+            if say.pauses and i == len(pieces) // 2:
+                await self._until_released()
+        if (body.get("stream_options") or {}).get("include_usage"):
+            usage = completion(say, seen, body, number)["usage"]
+            await _event(send, {**head, "choices": [], "usage": usage})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def chunks(say: Say, body: dict[str, Any], *, chat: bool) -> list[dict[str, Any]]:
+    """The choices of a stream's chunks, a character each, as vLLM would write them."""
+    end = {"finish_reason": say.finish, "stop_reason": say.stop_reason}
+    if not chat:
+        return [{"index": 0, "text": c, "logprobs": None, "finish_reason": None} for c in say.text] + [
+            {"index": 0, "text": "", "logprobs": None, **end}
+        ]
+    found: list[dict[str, Any]] = [{"delta": {"role": "assistant", "content": ""}}]
+    for c in say.text if not say.tool_calls else "":
+        found.append({"delta": {"content": c}})
+        if body.get("logprobs"):
+            token = {"token": c, "logprob": say.logprob, "bytes": list(c.encode()), "top_logprobs": []}
+            found[-1]["logprobs"] = {"content": [token]}
+    for i, call in enumerate(say.tool_calls or ()):
+        named, arguments = {**call["function"], "arguments": ""}, call["function"]["arguments"]
+        found.append({"delta": {"tool_calls": [{"index": i, **call, "function": named}]}})
+        found += [{"delta": {"tool_calls": [{"index": i, "function": {"arguments": c}}]}} for c in arguments]
+    found.append({"delta": {}, **end})
+    return [{"index": 0, "logprobs": None, "finish_reason": None, **one} for one in found]
+
+
+async def _event(send: Any, document: dict[str, Any]) -> None:
+    body = f"data: {json.dumps(document)}\n\n".encode()
+    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def completion(say: Say, seen: Seen, body: dict[str, Any], number: int) -> dict[str, Any]:
@@ -194,7 +246,9 @@ def completion(say: Say, seen: Seen, body: dict[str, Any], number: int) -> dict[
         }
     chat = seen.path.endswith("chat/completions")
     tokens = [{"token": say.text, "logprob": say.logprob, "bytes": list(say.text.encode()), "top_logprobs": []}]
-    choice: dict[str, Any] = {"index": 0, "finish_reason": say.finish, "stop_reason": None, "logprobs": None}
+    choice: dict[str, Any] = {
+        "index": 0, "finish_reason": say.finish, "stop_reason": say.stop_reason, "logprobs": None,
+    }  # fmt: skip
     if chat:
         choice["message"] = {
             "role": "assistant", "content": None if say.tool_calls else say.text, "refusal": None,
@@ -211,32 +265,23 @@ def completion(say: Say, seen: Seen, body: dict[str, Any], number: int) -> dict[
                 "top_logprobs": [],
                 "text_offset": [0],
             }
+    choices = [choice]
+    for text in say.choices or ():
+        other = json.loads(json.dumps(choice)) | ({} if chat else {"text": text}) | {"index": len(choices) - 1}
+        if chat:
+            other["message"]["content"] = text
+        choices.append(other)
     return {
         "id": f"{'chatcmpl' if chat else 'cmpl'}-{number}",
         "object": "chat.completion" if chat else "text_completion",
         "created": 1_700_000_000,
         "model": body.get("model"),
-        "choices": [choice],
+        "choices": choices[1:] or choices,
         "usage": {
             "prompt_tokens": 7, "completion_tokens": say.tokens, "total_tokens": 7 + say.tokens,
             "prompt_tokens_details": {"cached_tokens": 4},
         },
     }  # fmt: skip
-
-
-async def _stream(say: Say, seen: Seen, body: dict[str, Any], number: int, send: Any) -> None:
-    head = {"id": f"chatcmpl-{number}", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
-    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}, *({"content": c} for c in say.text), {}]
-    start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
-    await send(start)
-    for i, delta in enumerate(deltas):
-        finish = say.finish if i == len(deltas) - 1 else None
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        event = f"data: {json.dumps({**head, 'choices': [choice]})}\n\n".encode()
-        await send({"type": "http.response.body", "body": event, "more_body": True})
-        if say.breaks:
-            raise ConnectionError("broken off, as told")
-    await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
 async def _send(send: Any, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
