@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from sqlmodel import Session, col, select
 from suffice.optimizer import Conflict, InvalidInput, NotFound
 from suffice.optimizer.answers import Answers
 
+from .access import DEFAULT_PROJECT
 from .database import Database
 from .sampling_wire import CalibrationExport, CalibrationOut, DriftOut
 from .store import Clock, now
@@ -29,34 +31,48 @@ from .tables import CalibrationRow, SamplingRow
 if TYPE_CHECKING:
     from suffice.optimizer.calibration import Calibration
 
+TRIES = 20  # to number a new version
 KEPT = 64  # calibrations that are ready to use
 PROBES = (("a",), ("a", "b"), ("a", "a", None, "b"), (None,))  # answers that a calibration has to cope with
 
 
 class CalibrationStore:
-    """Each method is one transaction."""
+    """Each method is one transaction. Names are those of one project."""
 
-    def __init__(self, database: Database, clock: Clock = now) -> None:
+    def __init__(self, database: Database, clock: Clock = now, project: int = DEFAULT_PROJECT) -> None:
         self.database = database
         self.clock = clock
+        self.project = project
         self._kept: OrderedDict[int, Calibration] = OrderedDict()
         self._lock = Lock()
+
+    def within(self, project: int) -> CalibrationStore:
+        """The same for another project; what is ready to use is shared."""
+        store = copy(self)
+        store.project = project
+        return store
 
     def add(self, name: str, document: Mapping[str, Any]) -> CalibrationOut:
         """A new version, from the JSON of a calibration. Raises InvalidInput where it is none."""
         kept = {**document, "name": name, "version": 1}
         row = CalibrationRow(
-            name=name, version=1, document=kept, drift_total=0.0, drift_alarm=False, created_at=self.clock()
+            project_id=self.project,
+            name=name,
+            version=1,
+            document=kept,
+            drift_total=0.0,
+            drift_alarm=False,
+            created_at=self.clock(),
         )
         check(row)
-        while True:
+        for _ in range(TRIES):
             with suppress(IntegrityError):  # another replica has just taken that version
                 return self._number(row)
+        raise Conflict(f"others keep adding versions of {name!r}")
 
     def _number(self, row: CalibrationRow) -> CalibrationOut:
-        name = row.name
         with self.database.write() as session:
-            newest = session.exec(select(func.max(CalibrationRow.version)).where(CalibrationRow.name == name)).one()
+            newest = session.exec(_named(self.project, row.name, func.max(CalibrationRow.version))).one()
             row.version = (newest or 0) + 1
             row.document = {**row.document, "version": row.version}
             session.add(row)
@@ -65,7 +81,8 @@ class CalibrationStore:
 
     def all(self, after: str | None, limit: int) -> list[CalibrationOut]:
         """The newest versions, by name."""
-        newest = select(func.max(CalibrationRow.id)).group_by(col(CalibrationRow.name))
+        own = CalibrationRow.project_id == self.project
+        newest = select(func.max(CalibrationRow.id)).where(own).group_by(col(CalibrationRow.name))
         query = select(CalibrationRow).where(col(CalibrationRow.id).in_(newest)).order_by(col(CalibrationRow.name))
         if after is not None:
             query = query.where(CalibrationRow.name > after)
@@ -74,7 +91,7 @@ class CalibrationStore:
 
     def versions(self, name: str) -> list[CalibrationOut]:
         """All versions, the newest first. Raises NotFound."""
-        query = select(CalibrationRow).where(CalibrationRow.name == name).order_by(col(CalibrationRow.version).desc())
+        query = _named(self.project, name, CalibrationRow).order_by(col(CalibrationRow.version).desc())
         with self.database.read() as session:
             found = [calibration_out(row) for row in session.exec(query)]
         if not found:
@@ -84,17 +101,17 @@ class CalibrationStore:
     def one(self, name: str, version: int | None = None) -> CalibrationOut:
         """A version, or the newest. Raises NotFound."""
         with self.database.read() as session:
-            return calibration_out(by_name(session, name, version))
+            return calibration_out(by_name(session, self.project, name, version))
 
     def export(self, name: str, version: int | None = None) -> CalibrationExport:
         with self.database.read() as session:
-            row = by_name(session, name, version)
+            row = by_name(session, self.project, name, version)
             return CalibrationExport(name=name, version=row.version, document=row.document)
 
     def delete(self, name: str, version: int | None = None) -> None:
         """Delete a version, or all. Raises NotFound, and Conflict while samplings use it."""
         with self.database.write() as session:
-            query = select(CalibrationRow).where(CalibrationRow.name == name)
+            query = _named(self.project, name, CalibrationRow)
             if version is not None:
                 query = query.where(CalibrationRow.version == version)
             rows = session.exec(query.with_for_update()).all()
@@ -117,7 +134,7 @@ class CalibrationStore:
             return None, None, None
         with self.database.read() as session:
             try:
-                row = by_name(session, name, version)
+                row = by_name(session, self.project, name, version)
             except NotFound as error:
                 raise InvalidInput("calibration", f"a calibration of this service ({error})", name) from None
         return row.id, self.of(row.id, row.document), row.drift_alarm
@@ -125,7 +142,7 @@ class CalibrationStore:
     def named(self, name: str, version: int | None = None) -> tuple[int, Calibration]:
         """The id of a version or of the newest, and the calibration. Raises NotFound."""
         with self.database.read() as session:
-            row = by_name(session, name, version)
+            row = by_name(session, self.project, name, version)
         return row.id, self.of(row.id, row.document)
 
     def watch(self, name: str, version: int, answers: Sequence[str | None], scores: Sequence[float | None]) -> None:
@@ -175,15 +192,20 @@ def watch(session: Session, calibration_id: int, evidence: float) -> None:
     row.drift_total, row.drift_alarm = after.total, after.alarm
 
 
-def by_name(session: Session, name: str, version: int | None) -> CalibrationRow:
+def by_name(session: Session, project: int, name: str, version: int | None) -> CalibrationRow:
     """A version, or the newest. Raises NotFound."""
-    query = select(CalibrationRow).where(CalibrationRow.name == name)
+    query = _named(project, name, CalibrationRow)
     if version is not None:
         query = query.where(CalibrationRow.version == version)
     row = session.exec(query.order_by(col(CalibrationRow.version).desc()).limit(1)).first()
     if row is None:
         raise _missing(name, version)
     return row
+
+
+def _named(project: int, name: str, what: Any) -> Any:
+    """What of all versions of a name."""
+    return select(what).where(CalibrationRow.project_id == project, CalibrationRow.name == name)
 
 
 def calibration_out(row: CalibrationRow) -> CalibrationOut:

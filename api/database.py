@@ -24,7 +24,7 @@ from sqlmodel import Session
 
 from suffice.optimizer import InvalidInput
 
-HEAD = "0004"  # the newest revision in migrations/versions
+HEAD = "0005"  # the newest revision in migrations/versions
 MIGRATIONS = Path(__file__).parent / "migrations"
 EXPECTED = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
 BUSY_SECONDS = 30.0
@@ -128,11 +128,28 @@ def upgrade(database: Database, to: str = HEAD) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    with database.engine.execution_options(write=True).begin() as connection:
+    with database.engine.execution_options(write=True).connect() as connection, _rebuilding(connection):
         if database.postgresql:
             connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         config.attributes["connection"] = connection
         command.upgrade(config, to)
+
+
+@contextmanager
+def _rebuilding(connection: Connection) -> Generator[None]:
+    """A transaction in which SQLite's tables may be rebuilt: dropping one must not delete what refers to it."""
+    raw: Any = connection.connection.driver_connection
+    sqlite = connection.dialect.name == "sqlite"
+    if sqlite:
+        raw.execute("PRAGMA foreign_keys = OFF")  # takes no effect inside a transaction
+    try:
+        with connection.begin():
+            yield
+            if sqlite and (broken := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
+                raise RuntimeError(f"rows would refer to nothing: {broken[:10]}")
+    finally:
+        if sqlite:
+            raw.execute("PRAGMA foreign_keys = ON")
 
 
 def revision(connection: Connection) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ from suffice.optimizer import (
 )
 from suffice.optimizer.errors import Problem
 
+from .access import DEFAULT_PROJECT
 from .database import Database
 from .tables import (
     AnalysesRow,
@@ -70,11 +72,18 @@ class Changes:
 
 
 class Store:
-    """Each method is one transaction."""
+    """Each method is one transaction. Names are those of one project; ids come from there."""
 
-    def __init__(self, database: Database, clock: Clock = now) -> None:
+    def __init__(self, database: Database, clock: Clock = now, project: int = DEFAULT_PROJECT) -> None:
         self.database = database
         self.clock = clock
+        self.project = project
+
+    def within(self, project: int) -> Store:
+        """The same for another project."""
+        store = copy(self)
+        store.project = project
+        return store
 
     # --- studies ------------------------------------------------------------------------------------------------------
 
@@ -87,7 +96,7 @@ class Store:
     def facts(self, name: str) -> StudyFacts:
         """Which study that is; raises NotFound."""
         with self.database.read() as session:
-            row = _by_name(session, name)
+            row = _by_name(session, self.project, name)
             return StudyFacts(row.id, row.name, {**row.definition, "seed": row.seed}, row.data_version)
 
     def definition(self, study_id: int) -> dict[str, Any]:
@@ -101,7 +110,7 @@ class Store:
 
     def studies(self, after: str | None, limit: int) -> list[StudyOut]:
         """Studies in the order of their names, from behind ``after``."""
-        query = select(StudyRow).order_by(col(StudyRow.name)).limit(limit)
+        query = select(StudyRow).where(StudyRow.project_id == self.project).order_by(col(StudyRow.name)).limit(limit)
         if after is not None:
             query = query.where(StudyRow.name > after)
         with self.database.read() as session:
@@ -137,6 +146,7 @@ class Store:
     def _new_study(self, definition: StudyCreate, seed: int) -> StudyRow:
         at = self.clock()
         return StudyRow(
+            project_id=self.project,
             name=definition.name,
             definition=definition.model_dump(mode="json", exclude_none=True, include=DEFINITION),
             seed=seed,
@@ -423,7 +433,8 @@ def _measured(session: Session, study_id: int, rows: Sequence[TrialRow]) -> dict
 def _sources(session: Session, row: StudyRow, *, lock: bool = False) -> dict[str, int]:
     """The ids of the studies that one learns from, by name; raises InvalidInput for one that is not there."""
     names = row.definition.get("earlier") or []
-    query = select(StudyRow.name, StudyRow.id).where(col(StudyRow.name).in_(names), StudyRow.id != row.id)
+    others = (StudyRow.project_id == row.project_id, StudyRow.id != row.id)
+    query = select(StudyRow.name, StudyRow.id).where(*others, col(StudyRow.name).in_(names))
     query = query.with_for_update(read=True) if lock else query  # none of them is deleted meanwhile
     found = dict(session.exec(query).all()) if names else {}
     missing = [(i, name) for i, name in enumerate(names) if name not in found or name in names[:i]]
@@ -448,8 +459,8 @@ def _added_before(session: Session, earlier: AskRow, trials: Sequence[TrialAdd])
     return same
 
 
-def _by_name(session: Session, name: str) -> StudyRow:
-    row = session.exec(select(StudyRow).where(StudyRow.name == name)).first()
+def _by_name(session: Session, project: int, name: str) -> StudyRow:
+    row = session.exec(select(StudyRow).where(StudyRow.project_id == project, StudyRow.name == name)).first()
     if row is None:
         raise NotFound(f"there is no study named {name!r}")
     return row

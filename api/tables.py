@@ -52,14 +52,56 @@ class Base(SQLModel):
     metadata = MetaData()
 
 
+class ProjectRow(Base, table=True):
+    """What belongs to one project is unknown in all others. The first one is there from the beginning."""
+
+    __tablename__ = "projects"
+    __table_args__ = {"sqlite_autoincrement": True}  # an id is never used twice
+
+    id: int = Field(default=None, primary_key=True)
+    name: str = Field(max_length=100, unique=True)
+    created_at: datetime = Field(sa_type=Moment)
+
+
+class KeyRow(Base, table=True):
+    """An API key, or with a ``parent_id`` a session that was begun with one. Only the digest of its secret is kept."""
+
+    __tablename__ = "keys"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: int = Field(default=None, primary_key=True)
+    public_id: str = Field(max_length=16, unique=True, index=True)
+    digest: str = Field(max_length=64)
+    project_id: int = Field(sa_column_args=[ForeignKey("projects.id", ondelete="RESTRICT")])
+    parent_id: int | None = Field(default=None, index=True, sa_column_args=[ForeignKey("keys.id", ondelete="CASCADE")])
+    role: str = Field(max_length=16)
+    name: str | None = Field(default=None, max_length=100)
+    tokens_per_day: int | None = Field(default=None, sa_type=BigInteger)
+    requests_per_minute: int | None = None
+    created_at: datetime = Field(sa_type=Moment)
+    expires_at: datetime | None = Field(default=None, sa_type=Moment)
+    revoked_at: datetime | None = Field(default=None, sa_type=Moment)
+
+
+class UsageRow(Base, table=True):
+    """The tokens that a key has spent at the gateway on a day of UTC."""
+
+    __tablename__ = "usage"
+
+    key_id: int = Field(sa_column_args=[ForeignKey("keys.id", ondelete="CASCADE")], primary_key=True)
+    day: str = Field(max_length=10, primary_key=True)
+    tokens: int = Field(sa_type=BigInteger)
+
+
 class StudyRow(Base, table=True):
     """A study. ``definition`` never changes: the space, the goal, and every setting of how it is searched."""
 
     __tablename__ = "studies"
-    __table_args__ = {"sqlite_autoincrement": True}  # an id is never used twice
+    __table_args__ = (Index("ix_studies_name", "project_id", "name", unique=True), {"sqlite_autoincrement": True})
 
     id: int = Field(default=None, primary_key=True)
-    name: str = Field(max_length=100, unique=True, index=True)
+    project_id: int = Field(sa_column_args=[ForeignKey("projects.id", ondelete="RESTRICT")])
+    name: str = Field(max_length=100)
     definition: dict[str, Any] = Field(sa_type=Document)
     seed: int = Field(sa_type=BigInteger)
     state: str = "ACTIVE"
@@ -206,9 +248,10 @@ class CalibrationRow(Base, table=True):
     """One version of a calibration, which never changes, and what the drift alarm has seen since."""
 
     __tablename__ = "calibrations"
-    __table_args__ = (UniqueConstraint("name", "version"), {"sqlite_autoincrement": True})
+    __table_args__ = (UniqueConstraint("project_id", "name", "version"), {"sqlite_autoincrement": True})
 
     id: int = Field(default=None, primary_key=True)
+    project_id: int = Field(sa_column_args=[ForeignKey("projects.id", ondelete="RESTRICT")])
     name: str = Field(max_length=100)
     version: int
     document: dict[str, Any] = Field(sa_type=Document)
@@ -221,11 +264,16 @@ class SamplingRow(Base, table=True):
     """A sampling. ``definition`` never changes; ``sequence`` numbers the changes of its answers and decisions."""
 
     __tablename__ = "samplings"
-    __table_args__ = (Index("ix_samplings_calibration", "calibration_id"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        UniqueConstraint("project_id", "key"),
+        Index("ix_samplings_calibration", "calibration_id"),
+        {"sqlite_autoincrement": True},
+    )
 
     id: int = Field(default=None, primary_key=True)
+    project_id: int = Field(sa_column_args=[ForeignKey("projects.id", ondelete="RESTRICT")])
     public_id: str = Field(max_length=32, unique=True, index=True)
-    key: str | None = Field(default=None, max_length=200, unique=True)  # of the request that created it
+    key: str | None = Field(default=None, max_length=200)  # of the request that created it
     definition: dict[str, Any] = Field(sa_type=Document)
     calibration_id: int | None = Field(
         default=None, sa_column_args=[ForeignKey("calibrations.id", ondelete="RESTRICT")]
