@@ -19,7 +19,7 @@ from typing import Any
 
 from suffice.optimizer import Draw, Sampling
 
-from .continuation import NotContinued, Prefix, counted, total
+from .continuation import NotContinued, Prefix, counted, said, total
 from .strategies import Ask, Found, Score
 
 STOPPED_BY = {"stop_reason", "matched_stop"}  # vLLM's name, and SGLang's
@@ -81,7 +81,12 @@ class _Tree:
         self.usage = total(self.usage, response.get("usage") or {})
         choices = response["choices"]
         each = math.ceil(counted(response.get("usage"), "completion_tokens") / len(choices))
-        return [self._ended(prefix.then(response, choice, each), choice, free=free) for choice in choices]
+        found = [self._ended(prefix.then(response, choice, each), choice, free=free) for choice in choices]
+        if prefix.text and all(
+            one.finish is None and not said(choice) for one, choice in zip(found, choices, strict=True)
+        ):
+            raise NotContinued("steps come out empty: the chat template drops the separator at a step's end")
+        return found
 
     def _ended(self, candidate: Prefix, choice: Mapping[str, Any], *, free: bool) -> Prefix:
         """With ``finish`` None, and the separator, where only a step has ended: the server says by which string."""

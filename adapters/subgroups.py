@@ -60,7 +60,7 @@ def elected(
     votes = Counter[A]()
     whole = _sums(answers, weights, everyone)
     for _ in range(groups):
-        sums = _sums(answers, weights, rng.sample(everyone, size))
+        sums = _sums(answers, weights, sorted(rng.sample(everyone, size)))
         if sums:
             votes[max(sums, key=lambda one: (sums[one], whole[one]))] += 1
     return dict(sorted(votes.items(), key=lambda item: (-item[1], -whole[item[0]])))

@@ -24,8 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 SPECIAL = ["<pad>", "<s>", "</s>"]
 CHARACTERS = "\n" + " " + string.digits + string.ascii_letters + string.punctuation
-TEMPLATE = (  # the last question alone: the model has not learned to hold a conversation
+TEMPLATE = (  # the last question alone, and an answer begun: the model has not learned to hold a conversation
     "{{ bos_token }}{{ (messages | selectattr('role', 'equalto', 'user') | list | last)['content'] }}{{ '\\n' }}"
+    "{% if messages[-1]['role'] == 'assistant' %}{{ messages[-1]['content'] }}{% endif %}"
 )
 MOST_TERMS = 9
 LENGTH = 160

@@ -245,7 +245,8 @@ def completion(say: Say, seen: Seen, body: dict[str, Any], number: int) -> dict[
             "error": {"message": f"told to fail with {say.status}", "type": "Told", "param": None, "code": say.status}
         }
     chat = seen.path.endswith("chat/completions")
-    tokens = [{"token": say.text, "logprob": say.logprob, "bytes": list(say.text.encode()), "top_logprobs": []}]
+    top = [{"token": say.text, "logprob": say.logprob}] if body.get("top_logprobs") else []
+    tokens = [{"token": say.text, "logprob": say.logprob, "bytes": list(say.text.encode()), "top_logprobs": top}]
     choice: dict[str, Any] = {
         "index": 0, "finish_reason": say.finish, "stop_reason": say.stop_reason, "logprobs": None,
     }  # fmt: skip
