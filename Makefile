@@ -54,7 +54,7 @@ docs: $(VENV)/.dev          ## build the documentation into site/
 	$(BIN)/zensical build --clean --strict
 
 notebooks: $(VENV)/.dev     ## run notebooks/*.py and keep the results beside them as .ipynb
-	$(BIN)/python tests/test_notebooks.py
+	$(BIN)/python tests/test_notebooks.py $(ARGS)
 
 clean:            ## remove what these commands made
 	rm -rf $(VENV) $(BENCH) $(BENCH)-hebo $(VLLM) build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache

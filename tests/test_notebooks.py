@@ -48,10 +48,11 @@ def test_no_kept_result_has_lost_its_source():
     assert {path.stem for path in FOLDER.glob("*.ipynb")} <= {path.stem for path in SOURCES}
 
 
-if __name__ == "__main__":  # make notebooks
+if __name__ == "__main__":  # make notebooks, or make notebooks ARGS="NAME ..." for some of them
+    import sys
     import tempfile
 
-    for source in SOURCES:
+    for source in [FOLDER / f"{name}.py" for name in sys.argv[1:]] or SOURCES:
         with tempfile.TemporaryDirectory() as folder:
             notebook = execute(source, Path(folder))
         for number, cell in enumerate(notebook.cells):
