@@ -27,7 +27,10 @@ from .database import Database
 from .definitions import study_of
 from .store import Changes, Store
 
-JOBS = ("refresh", "best", "pareto", "advice", "predict", "should_prune", "diagnostics", "analyses", "slices", "contour")
+JOBS = (
+    *("refresh", "best", "pareto", "advice", "predict", "should_prune"),
+    *("diagnostics", "analyses", "slices", "contour"),
+)
 WARM_STUDIES = 32
 MOST = 16  # spare suggestions
 EARLY = 16  # suggestions prepared before there is a model: they cost next to nothing
