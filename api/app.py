@@ -25,12 +25,14 @@ from .calibration_store import CalibrationStore
 from .database import Database, migrate
 from .definitions import Definitions
 from .deps import Parts, PartsDep, Router
-from .engine import WORKER, Engine
+from .engine import Engine
 from .leases import Leases
+from .replicas import Replicas
 from .sampling_store import SamplingStore
 from .settings import Settings
 from .store import Store, now
 from .wire import Health, ProblemOut
+from .workers import WORKER, processes
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -54,7 +56,11 @@ def create_app(
         settings=settings,
         store=Store(database, clock),
         leases=Leases(database, clock),
-        engine=Engine(settings.database, settings.workers, settings.worker_threads, worker),
+        engine=Engine(
+            settings.workers,
+            processes(settings.database, settings.worker_threads, worker),
+            Replicas(settings.database) if database.postgresql else None,
+        ),
         definitions=Definitions(),
         samplings=SamplingStore(database, calibrations, clock),
         calibrations=calibrations,

@@ -1,11 +1,12 @@
 """The service's side of the engine: which job comes next, who does it, and waking whoever waits for it.
 
-Suggestions are computed by worker processes (`worker.py`) and reach asks through the database, so nothing here is
-needed for correctness: a lost process, here or there, costs the time of the job it was doing. One `Engine` lives in
-the event loop of the service; `wake` may be called from any thread.
+Suggestions are computed by workers (`workers.py`) and reach asks through the database, so nothing here is needed for
+correctness: a lost process, here or there, costs the time of the job it was doing. One `Engine` lives in the event loop
+of the service; `wake` may be called from any thread.
 
 A study gets a refresh of its ready suggestions when something changed what is known (many changes in a burst: one
-refresh), or when asks wait because too few are ready (many asks: one joint batch). Never two at once.
+refresh), or when asks wait because too few are ready (many asks: one joint batch). Never two at once. With several
+replicas of the service on one PostgreSQL, one of them refreshes a study (`replicas.py`): the one that needed it first.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import sys
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,17 +24,18 @@ from suffice.optimizer import Conflict, InvalidInput, NotFound
 from suffice.optimizer.errors import Problem
 
 from .errors import EngineFailed, Unavailable
+from .replicas import News, Replicas
+from .workers import EngineWorker, Hire
 
-WORKER = (sys.executable, "-m", "suffice.api.worker")
 GATHER_SECONDS = 0.05  # asks that come together are answered together: wait so long, at most, for more of them
 BURST_SECONDS = 0.03  # a refresh waits this long for what often follows: the next ask of the worker that told
 FEWEST = 4  # suggestions that are kept ready: one more costs far less than the model that they all stand on
 ATTEMPTS = 3  # workers that one job may bring down
 RESTART_SECONDS = 1.0  # between workers that do not even start
-JOB_SECONDS = 300.0  # after which a worker counts as stuck
 FORGET_SECONDS = 2.0  # that a worker may still spend on a study that was deleted
-PATIENCE = 2.0  # seconds a worker gets to end by itself
-LINE_LIMIT = 2**26  # bytes of one answer
+CLAIM_SECONDS = 0.5  # between claims of a study that another replica has: it may have gone
+REFILL_SECONDS = 1.0  # that an ask waits for what another replica computes, before it looks for itself
+IDLE_SECONDS = 60.0  # after which a study that nobody asks about is left to other replicas, and forgotten
 
 Answer = asyncio.Future[dict[str, Any]]
 
@@ -48,6 +48,7 @@ class Pulse:
 
     waiting: Counter[str] = field(default_factory=Counter)  # suggestions that asks wait for, by context (JSON)
     due: float = 0.0  # not to be computed before, while more asks are on their way
+    passed_on: int = 0  # of those that wait, to the replica that has the study
     event: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -64,6 +65,12 @@ class Desk:
     crashes: int = 0
     failures: int = 0
     error: Exception | None = None  # why the last of them failed
+    left: int = 0  # ready suggestions, less those that were handed out since
+    number: int = 0  # the next trial's, as far as is known here
+    version: int = 0  # of the study's data, as far as is known here
+    used: float = 0.0  # when somebody was last interested
+    claiming: bool = False
+    claim_due: float = 0.0  # not to be claimed again before
     pulse: Pulse = field(default_factory=Pulse)
 
     def beat(self) -> None:
@@ -83,19 +90,20 @@ class Job:
 
 
 class Engine:
-    def __init__(self, database: str, workers: int, threads: int = 1, program: Sequence[str] = WORKER) -> None:
+    def __init__(self, workers: int, hire: Hire, replicas: Replicas | None = None) -> None:
         self.workers = workers
-        self._command = [*program, database]
-        self._threads = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-        self.alive: set[int] = set()  # process ids of workers that are ready for jobs
+        self.alive: set[int] = set()  # ids of workers that are ready for jobs
         self.closing = False
+        self._hire = hire
+        self._replicas = replicas  # None: there are no others
         self._desks: dict[int, Desk] = {}
         self._calls: tuple[deque[Job], deque[Job]] = (deque(), deque())  # the second ones are done aside
         self._analyses: dict[int, asyncio.Task[dict[str, Any]]] = {}  # under way, by study
         self._answers: set[Answer] = set()  # that somebody waits for
-        self._doing: dict[asyncio.subprocess.Process, Job] = {}
+        self._doing: dict[EngineWorker, Job] = {}
         self._work = asyncio.Event()  # there may be a job
         self._aside = asyncio.Event()  # there may be one that is done aside
+        self._claims: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @asynccontextmanager
@@ -104,6 +112,9 @@ class Engine:
         tasks = [asyncio.create_task(self._keep_worker(), name=f"engine-{i}") for i in range(self.workers)]
         if self.workers:
             tasks.append(asyncio.create_task(self._keep_aside(), name="engine-aside"))
+        tasks.append(asyncio.create_task(self._retire(), name="engine-retire"))
+        if self._replicas is not None:
+            tasks.append(asyncio.create_task(self._replicas.listen(self._heard), name="engine-replicas"))
         try:
             yield self
         finally:
@@ -129,7 +140,8 @@ class Engine:
 
     def _wake(self, study_id: int, refresh: bool) -> None:
         desk = self._desk(study_id)
-        desk.beat()
+        if self._replicas is None:  # with others, the database tells all of them, this one too
+            desk.beat()
         if refresh and not desk.changed:
             desk.changed = True
             desk.due = self._later(BURST_SECONDS)
@@ -164,7 +176,10 @@ class Engine:
         pulse.waiting[key] += count
         self._work.set()
         try:
-            await self._wait(pulse)
+            if self._replicas is None:
+                await self._wait(pulse)
+            else:  # what another replica does may not be heard of
+                await self._wait_within(pulse, REFILL_SECONDS)
         finally:
             pulse.waiting[key] -= count
         if desk.failures > failures:
@@ -173,9 +188,7 @@ class Engine:
 
     async def changed(self, study_id: int, seconds: float) -> None:
         """Wait until something changes in the study, at most so long."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wait(self._desk(study_id).pulse)
+        await self._wait_within(self._desk(study_id).pulse, seconds)
 
     async def call(self, kind: str, study_id: int, *, aside: bool = False, **payload: Any) -> dict[str, Any]:
         """The answer to a job; raises what it raised. ``aside``: by a worker of its own, since it takes long."""
@@ -208,15 +221,15 @@ class Engine:
         assert self._loop is not None
         if desk := self._desks.pop(study_id, None):
             desk.beat()
-        for process, job in self._doing.items():
+        for worker, job in self._doing.items():
             if job.study == study_id:
-                self._loop.call_later(FORGET_SECONDS, self._interrupt, process, job)
+                self._loop.call_later(FORGET_SECONDS, self._interrupt, worker, job)
 
-    def _interrupt(self, process: asyncio.subprocess.Process, job: Job) -> None:
+    def _interrupt(self, worker: EngineWorker, job: Job) -> None:
         """End a worker that is still at that job."""
-        if self._doing.get(process) is job:
+        if self._doing.get(worker) is job:
             log.warning("an engine worker is ended, because study %s was deleted", job.study)
-            process.kill()
+            worker.kill()
 
     def _later(self, seconds: float) -> float:
         """When that will be; somebody will look for work then."""
@@ -226,7 +239,15 @@ class Engine:
         return due
 
     def _desk(self, study_id: int) -> Desk:
-        return self._desks.setdefault(study_id, Desk())
+        assert self._loop is not None
+        desk = self._desks.setdefault(study_id, Desk())
+        desk.used = self._loop.time()
+        return desk
+
+    async def _wait_within(self, pulse: Pulse, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wait(pulse)
 
     async def _wait(self, pulse: Pulse) -> None:
         if not self.closing:
@@ -248,10 +269,10 @@ class Engine:
         now = self._loop.time()
         idle = [(study_id, desk) for study_id, desk in self._desks.items() if not desk.busy]
         for study_id, desk in idle:
-            if desk.pulse.waiting.total() and (not desk.asking or desk.pulse.due <= now):
+            if desk.pulse.waiting.total() and (not desk.asking or desk.pulse.due <= now) and self._have(study_id, desk):
                 return self._refresh(study_id, desk)
         for study_id, desk in idle:
-            if desk.changed and not desk.on_demand and desk.due <= now:
+            if desk.changed and not desk.on_demand and desk.due <= now and self._have(study_id, desk):
                 return self._refresh(study_id, desk)
         return None
 
@@ -282,8 +303,10 @@ class Engine:
         if error is not None:
             desk.failures += 1
             desk.error = _why_none(error)
-        elif not message["result"]["current"]:
-            self._wake(job.study, refresh=True)
+        else:
+            desk.left = message["result"]["ready"]
+            if not message["result"]["current"]:
+                self._wake(job.study, refresh=True)
         desk.beat()
         self._work.set()
 
@@ -304,18 +327,80 @@ class Engine:
             counted.busy, counted.changed = False, True
         self._work.set()
 
-    # --- worker processes ---------------------------------------------------------------------------------------------
+    # --- other replicas -----------------------------------------------------------------------------------------------
+
+    def _have(self, study_id: int, desk: Desk) -> bool:
+        """Whether this replica is the one that refreshes the study; if not, it tries to be."""
+        if self._replicas is None or study_id in self._replicas.owned:
+            return True
+        assert self._loop is not None
+        waiting = desk.pulse.waiting.total()
+        if not desk.claiming and (waiting > desk.pulse.passed_on or desk.claim_due <= self._loop.time()):
+            desk.claiming = True
+            task = asyncio.create_task(self._claim(self._replicas, study_id, desk))
+            self._claims.add(task)
+            task.add_done_callback(self._claims.discard)
+        return False
+
+    async def _claim(self, replicas: Replicas, study_id: int, desk: Desk) -> None:
+        """Have the study from now on, or have the replica that has it compute what is waited for here."""
+        pulse = desk.pulse
+        try:
+            if not await replicas.claim(study_id):
+                desk.changed = False  # the other one hears of it
+                pulse.passed_on = pulse.waiting.total()
+                await replicas.want(study_id, pulse.waiting)
+        finally:
+            desk.claiming = False
+            desk.claim_due = self._later(CLAIM_SECONDS)
+            self._work.set()
+
+    def _heard(self, news: News) -> None:
+        """A study changed, here or elsewhere; or another replica wants suggestions for it."""
+        desk = self._desks.get(news.study)
+        if news.gone:
+            self._forget(news.study)
+            return
+        owned = self._replicas is not None and news.study in self._replicas.owned
+        if news.waiting and owned:
+            self._wanted(self._desk(news.study), news.waiting)
+        if desk is None or news.waiting:
+            return
+        desk.beat()
+        if not owned:
+            return
+        handed_out = max(news.next_number - desk.number, 0) if desk.number else 0
+        desk.number, desk.left = max(desk.number, news.next_number), desk.left - handed_out
+        if news.data_version > desk.version or (handed_out and desk.left <= 0):
+            desk.version = max(desk.version, news.data_version)
+            self._wake(news.study, refresh=True)
+
+    def _wanted(self, desk: Desk, waiting: Mapping[str, int]) -> None:
+        if not desk.pulse.waiting.total():
+            desk.pulse.due = self._later(GATHER_SECONDS)
+        for context, count in waiting.items():
+            desk.pulse.waiting[context] += count  # until the next pulse: who still misses something then says so again
+        self._work.set()
+
+    async def _retire(self) -> None:
+        """Leave studies that nobody is interested in any more."""
+        assert self._loop is not None
+        while True:
+            await asyncio.sleep(IDLE_SECONDS / 4)
+            for study_id, desk in list(self._desks.items()):
+                idle = not (desk.busy or desk.asking or desk.claiming or desk.changed or desk.pulse.waiting.total())
+                if idle and self._loop.time() - desk.used > IDLE_SECONDS:
+                    del self._desks[study_id]
+                    desk.beat()
+                    if self._replicas is not None:
+                        await self._replicas.release(study_id)
+
+    # --- workers ------------------------------------------------------------------------------------------------------
 
     async def _keep_worker(self) -> None:
         """Have a worker at work, always; a new one when it dies."""
         while True:
-            process = await self._start()
-            try:
-                if not await self._employ(process):
-                    await asyncio.sleep(RESTART_SECONDS)
-            finally:
-                self.alive.discard(process.pid)
-                await _end(process)
+            await self._employ(self._hire(False))
 
     async def _keep_aside(self) -> None:
         """Have one more worker for long jobs, at low priority, while there are any."""
@@ -323,56 +408,46 @@ class Engine:
             while not self._calls[True]:
                 self._aside.clear()
                 await self._aside.wait()
-            process = await self._start("aside")
-            try:
-                if not await self._employ(process, aside=True):
-                    await asyncio.sleep(RESTART_SECONDS)
-            finally:
-                await _end(process)
+            await self._employ(self._hire(True), aside=True)
 
-    async def _start(self, *flags: str) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *self._command,
-            *flags,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, **self._threads},
-            limit=LINE_LIMIT,
-        )
-
-    async def _employ(self, process: asyncio.subprocess.Process, aside: bool = False) -> bool:
-        """Give the worker jobs until it dies, or aside until there are none; whether it ever got ready for one."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        if not await process.stdout.readline():
-            log.error("an engine worker did not start (exit status %s)", await process.wait())
-            return False
-        if not aside:
-            self.alive.add(process.pid)
-        reply = asyncio.ensure_future(process.stdout.readline())
+    async def _employ(self, worker: EngineWorker, aside: bool = False) -> None:
+        """Start a worker, and give it jobs until it dies, or aside until there are none."""
         try:
-            while not reply.done():
-                job = self._pick(aside)
-                if job is None and aside:
-                    break
-                if job is None:
-                    await self._until_work(reply)
-                    continue
-                process.stdin.write(json.dumps({"kind": job.kind, "study": job.study, **job.payload}).encode() + b"\n")
-                self._doing[process] = job
-                line = await _within(JOB_SECONDS, reply)
-                del self._doing[process]
-                if not line:
-                    self._lost(job)
-                    break
-                reply = asyncio.ensure_future(process.stdout.readline())
-                self._done(job, json.loads(line))
+            if not await worker.start():
+                await asyncio.sleep(RESTART_SECONDS)
+                return
+            if not aside:
+                self.alive.add(worker.id)
+            death = asyncio.ensure_future(worker.gone())
+            try:
+                while not death.done():
+                    job = self._pick(aside)
+                    if job is None and aside:
+                        return
+                    if job is None:
+                        await self._until_work(death)
+                    elif not await self._do(worker, job):
+                        return
+            finally:
+                death.cancel()
+                self.alive.discard(worker.id)
         finally:
-            reply.cancel()
-            self._doing.pop(process, None)
+            await worker.end()
+
+    async def _do(self, worker: EngineWorker, job: Job) -> bool:
+        """Have a job done; whether the worker survived it."""
+        self._doing[worker] = job
+        try:
+            answer = await worker.do({"kind": job.kind, "study": job.study, **job.payload})
+        finally:
+            del self._doing[worker]
+        if answer is None:
+            self._lost(job)
+            return False
+        self._done(job, answer)
         return True
 
-    async def _until_work(self, death: asyncio.Future[bytes]) -> None:
+    async def _until_work(self, death: asyncio.Future[None]) -> None:
         """Wait until there may be a job, or the worker died over nothing."""
         self._work.clear()
         work = asyncio.ensure_future(self._work.wait())
@@ -380,14 +455,6 @@ class Engine:
             await asyncio.wait((work, death), return_when=asyncio.FIRST_COMPLETED)
         finally:
             work.cancel()
-
-
-async def _within(seconds: float, reply: asyncio.Future[bytes]) -> bytes:
-    """The reply; nothing if it does not come in time, as if the worker had died."""
-    try:
-        return await asyncio.wait_for(reply, seconds)
-    except TimeoutError:
-        return b""
 
 
 def _why_none(error: dict[str, Any]) -> Exception:
@@ -412,17 +479,3 @@ def _as_exception(error: dict[str, Any]) -> Exception:
             return InvalidInput.of(Problem(**p) for p in error["problems"])
         case kind:
             return EngineFailed(f"{kind}: {error['message']}")
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    """Close the worker's input, at which it exits; kill it if it does not."""
-    if process.stdin is not None:
-        process.stdin.close()
-    with suppress(TimeoutError):
-        try:
-            async with asyncio.timeout(PATIENCE):
-                await process.wait()
-        finally:  # also when the service stops meanwhile
-            if process.returncode is None:
-                process.kill()
-                await process.wait()

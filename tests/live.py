@@ -1,5 +1,6 @@
 """The service for its own tests: its store alone, the real application in a thread, or `suffice serve` as a process."""
 
+import json
 import os
 import selectors
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,12 +20,12 @@ from sqlmodel import select
 
 from suffice.api.app import Server, create_app
 from suffice.api.database import Database, migrate
-from suffice.api.engine import WORKER
 from suffice.api.leases import Given, Leases
 from suffice.api.settings import Settings
 from suffice.api.store import Store
 from suffice.api.tables import StudyRow, TrialRow, key_of, spent
 from suffice.api.wire import Ask, MeasurementSpec, StudyCreate, Tell, TrialOut
+from suffice.api.workers import WORKER
 from suffice.optimizer import Source, Stop, StopReason, Suggestion, TrialState
 
 PATIENCE = 60.0  # seconds; nothing waits so long unless it is broken
@@ -190,6 +191,33 @@ def serving(folder: Path, worker: Sequence[str] = WORKER, **settings: Any) -> Ge
         server.should_exit = True
         thread.join(PATIENCE)
     assert not thread.is_alive()
+
+
+def parse(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """Events from the lines of a stream."""
+    event: dict[str, Any] = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if not line:
+            yield event
+            event = {}
+            continue
+        name, _, value = line.partition(": ")
+        event[name] = json.loads(value) if name == "data" else value
+
+
+@contextmanager
+def watching(service: Service, study: str, **options: Any) -> Generator[Iterator[dict[str, Any]]]:
+    with httpx.stream("GET", f"{service.url}{study}/events", timeout=PATIENCE, **options) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield parse(answer.iter_lines())
+
+
+def add(service: Service, study: str, count: int = 1) -> None:
+    point = {"parameters": {"x1": 1, "x2": 2}}
+    service.call("POST", f"{study}/trials", {"trials": [point] * count})
 
 
 class Process(Caller):

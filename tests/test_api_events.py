@@ -1,48 +1,18 @@
 """Server-sent events: what happens in a study, in order, and again from where one left off."""
 
-import json
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from live import PATIENCE, Service, serving
+from live import PATIENCE, Service, add, parse, serving, watching
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Generator[Service]:
     with serving(tmp_path_factory.mktemp("service"), workers=0) as service:
         yield service
-
-
-def parse(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """Events from the lines of a stream."""
-    event: dict[str, Any] = {}
-    for line in lines:
-        if line.startswith(":"):
-            continue
-        if not line:
-            yield event
-            event = {}
-            continue
-        name, _, value = line.partition(": ")
-        event[name] = json.loads(value) if name == "data" else value
-
-
-@contextmanager
-def watching(service: Service, study: str, **options: Any) -> Generator[Iterator[dict[str, Any]]]:
-    with httpx.stream("GET", f"{service.url}{study}/events", timeout=PATIENCE, **options) as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        yield parse(answer.iter_lines())
-
-
-def add(service: Service, study: str, count: int = 1) -> None:
-    point = {"parameters": {"x1": 1, "x2": 2}}
-    service.call("POST", f"{study}/trials", {"trials": [point] * count})
 
 
 def test_what_happens_is_seen_in_order(service: Service):

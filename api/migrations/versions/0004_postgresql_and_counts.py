@@ -25,7 +25,8 @@ BEGIN
         PERFORM pg_notify('suffice_studies', json_build_object('study', OLD.id)::text);
     ELSE
         PERFORM pg_notify('suffice_studies', json_build_object(
-            'study', NEW.id, 'sequence', NEW.sequence, 'data_version', NEW.data_version)::text);
+            'study', NEW.id, 'sequence', NEW.sequence, 'data_version', NEW.data_version,
+            'next_number', NEW.next_number)::text);
     END IF;
     RETURN NULL;
 END $$
@@ -34,9 +35,8 @@ CHANGED = """
 CREATE TRIGGER suffice_studies_changed AFTER UPDATE ON studies FOR EACH ROW
 WHEN (OLD.sequence IS DISTINCT FROM NEW.sequence) EXECUTE FUNCTION suffice_notify()
 """
-CREATED = """
-CREATE TRIGGER suffice_studies_came_or_went AFTER INSERT OR DELETE ON studies FOR EACH ROW
-EXECUTE FUNCTION suffice_notify()
+DELETED = """
+CREATE TRIGGER suffice_studies_deleted AFTER DELETE ON studies FOR EACH ROW EXECUTE FUNCTION suffice_notify()
 """
 
 
@@ -47,7 +47,7 @@ def upgrade() -> None:
         for table in ("measurements", "suggestions"):
             op.alter_column(table, "id", type_=sa.BigInteger(), existing_type=sa.Integer(), existing_nullable=False)
             op.execute(sa.text(f"ALTER SEQUENCE {table}_id_seq AS bigint"))
-        for statement in (NOTIFY, CHANGED, CREATED):
+        for statement in (NOTIFY, CHANGED, DELETED):
             op.execute(sa.text(statement))
 
 
@@ -65,7 +65,7 @@ def _count() -> None:
 def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         op.execute(sa.text("DROP TRIGGER suffice_studies_changed ON studies"))
-        op.execute(sa.text("DROP TRIGGER suffice_studies_came_or_went ON studies"))
+        op.execute(sa.text("DROP TRIGGER suffice_studies_deleted ON studies"))
         op.execute(sa.text("DROP FUNCTION suffice_notify"))
         for table in ("measurements", "suggestions"):
             op.alter_column(table, "id", type_=sa.Integer(), existing_type=sa.BigInteger(), existing_nullable=False)
