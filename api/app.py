@@ -6,27 +6,34 @@ import asyncio
 import logging
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import datetime
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from prometheus_client.core import Metric
 from starlette.routing import Match, Route
 
 from suffice.optimizer import InvalidInput
 
-from . import calibration_routes, errors, events, samplings, studies, trials
+from . import calibration_routes, errors, events, key_routes, logs, samplings, studies, trials
+from .access import NEEDS, PUBLIC
 from .calibrating import Fitting
 from .calibration_store import CalibrationStore
 from .database import Database, migrate
 from .definitions import Definitions
-from .deps import Parts, PartsDep, Router
+from .deps import Parts, PartsDep, Router, allowed
 from .engine import Engine
+from .front import Front, loopback
+from .keys import KeyRing, KeyStore
 from .leases import Leases
+from .limits import Spending
+from .metrics import CONTENT_TYPE, Metrics, gauge, total
 from .replicas import Replicas
 from .sampling_store import SamplingStore
 from .settings import Settings
@@ -39,10 +46,11 @@ if TYPE_CHECKING:
 
 VERSION = version("suffice")
 OWN_PATHS = ("/v1/studies", "/v1/samplings", "/v1/calibrations")
-GATEWAY_PATHS = ("/v1/{path:path}", "/optscale/v1/{path:path}", "/metrics")
-STOP_SECONDS = 5  # that requests get to end when the service stops
+KEY_PATHS = ("/v1/keys", "/v1/projects", "/v1/session")
+GATEWAY_PATHS = ("/v1/{path:path}", "/optscale/v1/{path:path}")
 log = logging.getLogger("suffice.api")
 health = Router(tags=["service"])
+METRICS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
 
 
 def create_app(
@@ -52,6 +60,7 @@ def create_app(
     settings = settings or Settings()
     database = Database(settings.database)
     calibrations = CalibrationStore(database, clock)
+    metrics = Metrics()
     parts = Parts(
         settings=settings,
         store=Store(database, clock),
@@ -60,12 +69,16 @@ def create_app(
             settings.workers,
             processes(settings.database, settings.worker_threads, worker),
             Replicas(settings.database) if database.postgresql else None,
+            metrics.computed,
         ),
         definitions=Definitions(),
         samplings=SamplingStore(database, calibrations, clock),
         calibrations=calibrations,
         fitting=Fitting(),
+        keys=KeyRing(KeyStore(database)),
+        metrics=metrics,
     )
+    metrics.watch(lambda: _readings(parts))
 
     gateway = _gateway(settings)
     if gateway is not None and gateway.config.calibrations is None:
@@ -80,15 +93,33 @@ def create_app(
                 yield
             finally:
                 sweeper.cancel()
+        await run_in_threadpool(spending.close)
         database.close()
 
+    spending = Spending(parts.keys.store)
     app = FastAPI(
         title="Suffice",
         version=VERSION,
         summary="Decides how much is enough: what to try next, and when to stop.",
         lifespan=lifespan,
+        dependencies=[Depends(allowed)],
+        max_body_size=_bytes(settings, gateway),
+        telemetry=_telemetry(traces=settings.traces),
+    )
+    app.add_middleware(
+        Front,
+        ring=parts.keys,
+        metrics=parts.metrics,
+        trusted=settings.allow_unauthenticated,
+        spending=spending,
+        is_gateways=lambda path: gateway is not None and _is_gateways(path),
+        max_body=settings.body_mb * 2**20,
+        open_metrics=settings.open_metrics,
     )
     app.state.parts = parts
+    app.state.stopping = False
+    app.state.gateway = gateway
+    app.include_router(key_routes.router)
     for module in (studies, trials, events, samplings, calibration_routes):
         app.include_router(module.router)
     app.include_router(health)
@@ -123,35 +154,70 @@ def _share(calibrations: CalibrationStore, gateway: Gateway) -> None:
     gateway.calibrations = ServiceCalibrations(calibrations)
 
 
+def _is_gateways(path: str) -> bool:
+    """Whether a path is none of the service's own."""
+    return path.startswith(("/v1/", "/optscale/v1/")) and not path.startswith((*OWN_PATHS, *KEY_PATHS))
+
+
 class GatewayRoute(Route):
     """What the service has no path of its own for."""
 
     def matches(self, scope: Any) -> tuple[Match, Any]:
-        if scope["path"].startswith(OWN_PATHS):
-            return Match.NONE, {}
-        return super().matches(scope)
+        return super().matches(scope) if _is_gateways(scope["path"]) else (Match.NONE, {})
+
+
+def _bytes(settings: Settings, gateway: Gateway | None) -> int:
+    """The largest body of all; `front.py` knows what is too large for the service, the gateway knows its own limit."""
+    return int(2**20 * max(settings.body_mb, 0 if gateway is None else gateway.config.limits.body_mb))
+
+
+def _telemetry(*, traces: bool) -> Any:
+    """FastAPI's own traces, where they are wanted; its metrics and logs are ours."""
+    return {"tracing": traces, "auto_configure": traces, "operation_spans": False, "metrics": False, "logs": False}
+
+
+@health.get("/metrics", response_class=Response, responses=METRICS, summary="Figures for Prometheus")
+async def read_metrics(parts: PartsDep, request: Request) -> Response:
+    """Of the whole service, and of the gateway where there is one; docs/operations.md has a list."""
+    text = await run_in_threadpool(parts.metrics.text)
+    gateway: Gateway | None = request.app.state.gateway
+    if gateway is not None:
+        text += gateway.metrics.text(gateway.active)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE})
+
+
+def _readings(parts: Parts) -> Iterable[Metric]:
+    """What is known when Prometheus asks."""
+    studies, ready = parts.store.pool()
+    yield gauge("studies", "studies of all projects", studies)
+    yield gauge("suggestions_ready", "suggestions that are ready to be asked for, of all studies", ready)
+    yield total("lease_expiries", "leases that ran out", parts.leases.expired)
+    yield gauge("engine_workers", "engine workers that are ready for jobs", len(parts.engine.alive))
+    yield total("engine_restarts", "engine workers that were replaced", parts.engine.restarts)
 
 
 @health.get("/healthz", summary="Is the process alive?")
-async def healthz(parts: PartsDep) -> Health:
-    return _health(parts)
+async def healthz(request: Request) -> Health:
+    return _health(request)
 
 
 @health.get("/readyz", responses={503: {"model": Health}}, summary="Can it take work?")
-def readyz(parts: PartsDep, response: Response) -> Health:
-    """The database answers, and an engine worker is ready (503 until then)."""
+def readyz(parts: PartsDep, request: Request, response: Response) -> Health:
+    """The database answers, and an engine worker is ready (503 until then, and once the service is stopping)."""
     parts.store.studies(None, 1)
-    found = _health(parts)
+    found = _health(request)
     if found.status != "ok":
         response.status_code = 503
     return found
 
 
-def _health(parts: Parts) -> Health:
+def _health(request: Request) -> Health:
+    parts: Parts = request.app.state.parts
     alive, wanted = len(parts.engine.alive), parts.settings.workers
-    return Health(
-        status="ok" if alive or not wanted else "starting", version=VERSION, workers=alive, workers_wanted=wanted
-    )
+    status: Literal["ok", "starting", "stopping"] = "ok" if alive or not wanted else "starting"
+    if request.app.state.stopping:
+        status = "stopping"
+    return Health(status=status, version=VERSION, workers=alive, workers_wanted=wanted)
 
 
 async def _sweep(parts: Parts) -> None:
@@ -174,24 +240,45 @@ def _describe_problems(app: FastAPI) -> None:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for operations in document["paths"].values():
-            for operation in operations.values():
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
                 if "application/json" in operation["responses"].get("422", {}).get("content", {}):
                     del operation["responses"]["422"]
+                _describe_access(f"{method.upper()} {path}", operation)
         problem = ProblemOut.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(problem.pop("$defs", {}))
         schemas["ProblemOut"] = problem
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _describe_access(route: str, operation: dict[str, Any]) -> None:
+    """The role that a route takes, and what any route may answer besides."""
+    statuses = (403, 413) if route in PUBLIC else (401, 403, 413, 429)
+    more = (400,) if "requestBody" in operation else ()
+    for status, answer in errors.problems(*more, *statuses, 503).items():
+        operation["responses"].setdefault(str(status), answer)
+    if route not in PUBLIC:
+        operation["security"] = [{"key": []}]
+        operation["x-suffice-role"] = NEEDS.get(route, "admin")
 
 
 # --- running it -------------------------------------------------------------------------------------------------------
 
 
 def serve(settings: Settings) -> None:
-    """Run the service until it is told to stop. Prints its address, and a line when it is ready."""
-    _run(create_app(settings), settings)
+    """Run the service until it is told to stop. Prints its address, and a line when it is ready.
+
+    Raises InvalidInput for an address that others reach, while there are no keys.
+    """
+    logs.configure(settings)
+    app = create_app(settings)
+    ring: KeyRing = app.state.parts.keys
+    migrate(ring.store.database)
+    _check_exposure(settings, ring)
+    _run(app, settings)
 
 
 def serve_gateway(settings: Settings) -> None:
@@ -199,13 +286,39 @@ def serve_gateway(settings: Settings) -> None:
     gateway = _gateway(settings)
     if gateway is None:
         raise InvalidInput("upstream", "the address of an inference server", None)
-    _run(gateway, settings)
+    logs.configure(settings)
+    ring: KeyRing | None = None
+    if "database" in settings.model_fields_set:  # the gateway keeps nothing else there
+        ring = KeyRing(KeyStore(Database(settings.database)))
+        migrate(ring.store.database)
+    _check_exposure(settings, ring)
+    _run(_before(gateway, ring, settings), settings)
 
 
-def _run(app: FastAPI | Gateway, settings: Settings) -> None:
+def _before(gateway: Gateway, ring: KeyRing | None, settings: Settings) -> Front:
+    return Front(
+        gateway,
+        ring,
+        Metrics(),
+        trusted=settings.allow_unauthenticated,
+        spending=None if ring is None else Spending(ring.store),
+        is_gateways=lambda path: path not in ("/healthz", "/readyz"),
+        open_metrics=settings.open_metrics,
+    )
+
+
+def _check_exposure(settings: Settings, ring: KeyRing | None) -> None:
+    """Without keys only this machine may reach the service, unless told so in as many words."""
+    wanted = ring is not None and ring.look_whether_wanted()
+    if not (wanted or settings.allow_unauthenticated or loopback(settings.host)):
+        expected = "a loopback address while there are no keys (suffice keys create), or --allow-unauthenticated"
+        raise InvalidInput("host", expected, settings.host)
+
+
+def _run(app: FastAPI | Front, settings: Settings) -> None:
     listener = _listen(settings)
     with suppress(KeyboardInterrupt):
-        Server(app, lambda: _say("ready"), log_level=settings.log_level).run(sockets=[listener])
+        Server(app, lambda: _say("ready"), settings).run(sockets=[listener])
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -225,11 +338,18 @@ def _listen(settings: Settings) -> socket.socket:
 class Server(uvicorn.Server):
     """Uvicorn, saying when it is ready, and letting go of those who wait when it stops."""
 
-    def __init__(self, app: FastAPI | Gateway, on_ready: Callable[[], object], log_level: str = "warning") -> None:
+    def __init__(self, app: FastAPI | Front, on_ready: Callable[[], object], settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
         super().__init__(
-            uvicorn.Config(app, log_level=log_level, access_log=False, timeout_graceful_shutdown=STOP_SECONDS)
+            uvicorn.Config(
+                app,
+                log_config=None,  # `logs.configure` has done it
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=self._settings.stop_seconds,
+            )
         )
-        self._engine: Engine | None = app.state.parts.engine if isinstance(app, FastAPI) else None
+        self._app = app if isinstance(app, FastAPI) else None
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -238,8 +358,13 @@ class Server(uvicorn.Server):
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._engine is not None:
-            self._engine.close()
+        """Drain: say so to whoever asks whether it is ready, go on for a while, then end what is under way."""
+        if self._app is not None:
+            self._app.state.stopping = True
+            until = time.monotonic() + self._settings.drain_seconds
+            while time.monotonic() < until and not self.force_exit:
+                await asyncio.sleep(0.1)
+            self._app.state.parts.engine.close()
         await super().shutdown(sockets)
 
 

@@ -6,19 +6,22 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 
 from suffice.optimizer import InvalidInput, NotFound, Study
 
+from .access import DEFAULT_PROJECT, check
 from .calibrating import Fitting
 from .calibration_store import CalibrationStore
 from .definitions import Definitions
 from .engine import Engine
 from .errors import Unavailable
+from .keys import KeyRing
 from .leases import Leases
+from .metrics import Metrics
 from .sampling_store import SamplingStore
 from .settings import Settings
 from .store import Store, StudyFacts
@@ -34,7 +37,7 @@ class Router(APIRouter):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the service consists of; `app.create_app` puts it together."""
+    """What the service consists of, as one project sees it; `app.create_app` puts it together."""
 
     settings: Settings
     store: Store
@@ -44,6 +47,22 @@ class Parts:
     samplings: SamplingStore
     calibrations: CalibrationStore
     fitting: Fitting
+    keys: KeyRing
+    metrics: Metrics
+    bound: dict[int, Parts] = field(default_factory=dict)
+
+    def within(self, project: int) -> Parts:
+        """The same for another project."""
+        if project == DEFAULT_PROJECT:
+            return self
+        if project not in self.bound:
+            self.bound[project] = replace(
+                self,
+                store=self.store.within(project),
+                samplings=self.samplings.within(project),
+                calibrations=self.calibrations.within(project),
+            )
+        return self.bound[project]
 
     def study(self, name: str) -> StudyFacts:
         """Which study that is; raises NotFound. Reads the database: not for the event loop's thread."""
@@ -73,12 +92,13 @@ class Parts:
             raise Unavailable(f"the engine did not answer within {max_wait_s:g} s") from None
 
 
-async def _parts(request: Request) -> Parts:
+async def allowed(request: Request) -> Parts:
+    """What the caller may see of the service, if its role allows the route. Raises Unauthorized and Forbidden."""
     parts: Parts = request.app.state.parts
-    return parts
+    return parts.within(check(request.scope, f"{request.method} {request.scope['route'].path}"))
 
 
-PartsDep = Annotated[Parts, Depends(_parts)]
+PartsDep = Annotated[Parts, Depends(allowed)]
 
 
 Name = Annotated[str, Path(description="The study's name")]

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,11 +91,21 @@ class Job:
 
 
 class Engine:
-    def __init__(self, workers: int, hire: Hire, replicas: Replicas | None = None) -> None:
+    """``observe`` is told of every job that was done: its kind, seconds, and what the worker says of its parts."""
+
+    def __init__(
+        self,
+        workers: int,
+        hire: Hire,
+        replicas: Replicas | None = None,
+        observe: Callable[[str, float, dict[str, float] | None], object] = lambda kind, seconds, parts: None,
+    ) -> None:
         self.workers = workers
         self.alive: set[int] = set()  # ids of workers that are ready for jobs
         self.closing = False
+        self.restarts = 0  # workers that were replaced
         self._hire = hire
+        self._observe = observe
         self._replicas = replicas  # None: there are no others
         self._desks: dict[int, Desk] = {}
         self._calls: tuple[deque[Job], deque[Job]] = (deque(), deque())  # the second ones are done aside
@@ -401,6 +412,7 @@ class Engine:
         """Have a worker at work, always; a new one when it dies."""
         while True:
             await self._employ(self._hire(False))
+            self.restarts += 1
 
     async def _keep_aside(self) -> None:
         """Have one more worker for long jobs, at low priority, while there are any."""
@@ -436,6 +448,7 @@ class Engine:
 
     async def _do(self, worker: EngineWorker, job: Job) -> bool:
         """Have a job done; whether the worker survived it."""
+        began = time.perf_counter()
         self._doing[worker] = job
         try:
             answer = await worker.do({"kind": job.kind, "study": job.study, **job.payload})
@@ -444,6 +457,7 @@ class Engine:
         if answer is None:
             self._lost(job)
             return False
+        self._observe(job.kind, time.perf_counter() - began, answer.get("result", {}).get("seconds"))
         self._done(job, answer)
         return True
 

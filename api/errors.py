@@ -5,6 +5,8 @@ SufficeError (suffice.optimizer.errors)
 ├── NotFound              404
 ├── Conflict              409
 │   └── LeaseLost         409, with a type of its own: the token is not, or no longer, the trial's
+├── Unauthorized          401
+├── Forbidden             403
 └── Unavailable           503 with Retry-After: nothing was changed, the same request may work later
     └── EngineFailed      503: suggestions or predictions for this study could not be computed; the log has the details
 """
@@ -27,12 +29,14 @@ from starlette.exceptions import HTTPException
 from suffice.optimizer import Conflict, InvalidInput, NotFound, SufficeError
 from suffice.optimizer.errors import Problem
 
+from .access import Forbidden, Unauthorized
 from .wire import FieldProblem, ProblemOut
 
 MAX_PROBLEMS = 100  # reported per answer
 ALTERNATIVES = ("str", "bool", "int", "float", "[key]")  # how Pydantic names the types it tried for a field
 KINDS = ("literal[", "constrained-", "dict[", "list[", "union[")  # and those that have parts of their own
 log = logging.getLogger("suffice.api")
+CHALLENGE = {"WWW-Authenticate": 'Bearer realm="suffice"'}
 LEASE_LOST = "urn:suffice:lease-lost"
 
 
@@ -96,6 +100,10 @@ async def _suffice(_request: Request, error: Exception) -> JSONResponse:
             return problem(422, _summary(error.problems), problems=error.problems)
         case NotFound():
             return problem(404, str(error))
+        case Unauthorized():
+            return problem(401, str(error), headers=CHALLENGE)
+        case Forbidden():
+            return problem(403, str(error))
         case LeaseLost():
             field = Problem("lease_token", "the token of the trial's present lease", None)
             return problem(409, str(error), problems=[field], type_=LEASE_LOST, title="Lease lost")
@@ -162,8 +170,10 @@ async def _database(_request: Request, error: Exception) -> JSONResponse:
     return problem(503, "the database cannot be reached now", headers={"Retry-After": "1"})
 
 
-async def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:
-    return problem(500, "the service met an error of its own; its log has the details")
+async def _unforeseen(request: Request, _error: Exception) -> JSONResponse:
+    here = request.scope.get("suffice.visit")
+    where = "" if here is None else f" under the request id {here.id}"
+    return problem(500, f"the service met an error of its own; its log has the details{where}")
 
 
 def _summary(problems: Sequence[Problem]) -> str:

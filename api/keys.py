@@ -24,8 +24,8 @@ from sqlmodel import Session, col, select
 
 from suffice.optimizer import Conflict, InvalidInput, NotFound
 
-from .access import Caller, Role
-from .access_wire import KeyCreate, KeyMade, KeyOut, ProjectOut
+from .access import Caller
+from .access_wire import KeyCreate, KeyMade, KeyOut, ProjectOut, Role
 from .database import Database
 from .store import Clock, now
 from .tables import CalibrationRow, KeyRow, ProjectRow, SamplingRow, StudyRow, UsageRow
@@ -86,6 +86,8 @@ class KeyStore:
                     raise Conflict(f"{count} {what} are in the project {name!r}: delete those first")
             if row.name == "default":
                 raise Conflict("the project 'default' stays: it is where requests without a key belong")
+            if session.exec(select(KeyRow.id).where(KeyRow.project_id != row.id).limit(1)).first() is None:
+                raise Conflict("all keys are of this project; without any, the service would be open again")
             session.exec(delete(KeyRow).where(col(KeyRow.project_id) == row.id))
             session.delete(row)
 
@@ -249,7 +251,8 @@ class KeyRing:
         """Keys have changed."""
         with self._lock:
             self._kept.clear()
-            self._wanted = None
+            if self._wanted is not None and not self._wanted[1]:
+                self._wanted = None
 
     @property
     def wanted(self) -> bool | None:

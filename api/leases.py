@@ -57,6 +57,7 @@ class Leases:
     def __init__(self, database: Database, clock: Clock = now) -> None:
         self.database = database
         self.clock = clock
+        self.expired = 0  # leases, here
 
     def ask(self, study_id: int, ask: Ask, since: int = 0, fidelity: Fidelity | None = None) -> Given | Stop | Short:
         """Queued trials first, then ready suggestions of data version ``since`` or newer, as the budget allows.
@@ -69,7 +70,7 @@ class Leases:
             study = by_id(session, study_id, lock=True)
             if ask.idempotency_key is not None and (earlier := session.get(AskRow, (study_id, ask.idempotency_key))):
                 return Given(self._again(session, study, earlier, ask, at))
-            _sweep(session, study, at)
+            self.expired += _sweep(session, study, at)
             if study.state == "STOPPED":
                 return Stop(StopReason.STOPPED, "the study was stopped")
             budget = Budget(study.budget, study.budget_cost)
@@ -197,14 +198,15 @@ class Leases:
     def sweep(self) -> list[int]:
         """Take back every lapsed lease; returns the studies where there were any."""
         at = self.clock()
-        lapsed = (TrialRow.state == str(TrialState.RUNNING), col(TrialRow.lease_expires_at) <= at)
+        running = (TrialRow.state == str(TrialState.RUNNING), col(TrialRow.lease_expires_at) <= at)
         with self.database.read() as session:
-            study_ids = list(session.exec(select(TrialRow.study_id).where(*lapsed).distinct()))
+            study_ids = list(session.exec(select(TrialRow.study_id).where(*running).distinct()))
         swept: list[int] = []
         for study_id in study_ids:
             with self.database.write() as session:
                 study = session.get(StudyRow, study_id, with_for_update={"skip_locked": True})  # in use: swept then
-                if study is not None and _sweep(session, study, at):
+                if study is not None and (lapsed := _sweep(session, study, at)):
+                    self.expired += lapsed
                     swept.append(study_id)
         return swept
 
@@ -294,8 +296,8 @@ def _renew(study: StudyRow, trial: TrialRow, at: datetime) -> None:
         study.move(trial, TrialState.RUNNING, at)
 
 
-def _sweep(session: Session, study: StudyRow, at: datetime) -> bool:
-    """Put lapsed trials back into the queue, or end them when they were tried too often."""
+def _sweep(session: Session, study: StudyRow, at: datetime) -> int:
+    """Put lapsed trials back into the queue, or end them when they were tried too often; how many there were."""
     lapsed = select(TrialRow).where(
         TrialRow.study_id == study.id,
         TrialRow.state == str(TrialState.RUNNING),
@@ -308,7 +310,7 @@ def _sweep(session: Session, study: StudyRow, at: datetime) -> bool:
         else:
             trial.reason = f"lost by its worker {trial.attempts} times"
             study.move(trial, TrialState.EXPIRED, at)
-    return bool(trials)
+    return len(trials)
 
 
 # --- answering --------------------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ class SamplingStore:
     def _created_before(self, wanted: SamplingCreate, prompts: Sequence[PromptSpec]) -> str:
         """The sampling that a request with the same key created; Conflict where it was another request."""
         with self.database.read() as session:
-            row = session.exec(self._own().where(SamplingRow.key == wanted.idempotency_key)).one()
+            row = session.exec(self.own().where(SamplingRow.key == wanted.idempotency_key)).one()
             query = select(PromptRow).where(PromptRow.sampling_id == row.id).order_by(col(PromptRow.position))
             found = [(p.prompt, p.prior) for p in session.exec(query)]
         definition = wanted.model_dump(mode="json", include=DEFINITION)
@@ -117,13 +117,13 @@ class SamplingStore:
             raise Conflict(f"the idempotency key {wanted.idempotency_key!r} was used for another request")
         return row.public_id
 
-    def _own(self) -> SelectOfScalar[SamplingRow]:
+    def own(self) -> SelectOfScalar[SamplingRow]:
         """Samplings of the project."""
         return select(SamplingRow).where(SamplingRow.project_id == self.project)
 
-    def _by_public_id(self, session: Session, public_id: str, *, lock: bool = False) -> SamplingRow:
+    def by_public_id(self, session: Session, public_id: str, *, lock: bool = False) -> SamplingRow:
         """The sampling's row, for a writer locked first of all; raises NotFound."""
-        query = self._own().where(SamplingRow.public_id == public_id)
+        query = self.own().where(SamplingRow.public_id == public_id)
         row = session.exec(query.with_for_update() if lock else query).first()
         if row is None:
             raise NotFound(f"there is no sampling {public_id!r}")
@@ -132,11 +132,11 @@ class SamplingStore:
     def info(self, public_id: str) -> SamplingInfo:
         """A sampling without its prompts; raises NotFound."""
         with self.database.read() as session:
-            return SamplingInfo(**_fields(self._by_public_id(session, public_id)))
+            return SamplingInfo(**_fields(self.by_public_id(session, public_id)))
 
     def all(self, before: int | None, limit: int) -> tuple[list[SamplingInfo], int | None]:
         """The newest samplings, from behind one; and where the next page goes on, if there is one."""
-        query = self._own().order_by(col(SamplingRow.id).desc()).limit(limit + 1)
+        query = self.own().order_by(col(SamplingRow.id).desc()).limit(limit + 1)
         if before is not None:
             query = query.where(SamplingRow.id < before)
         with self.database.read() as session:
@@ -146,7 +146,7 @@ class SamplingStore:
 
     def delete(self, public_id: str) -> None:
         with self.database.write() as session:
-            row = self._by_public_id(session, public_id, lock=True)
+            row = self.by_public_id(session, public_id, lock=True)
             session.exec(delete(SamplingRow).where(col(SamplingRow.id) == row.id))
 
     # --- ask ----------------------------------------------------------------------------------------------------------
@@ -155,17 +155,17 @@ class SamplingStore:
         """What to draw next; with the key of an earlier ask, what that one was given and is still out."""
         for _ in range(TRIES):
             with self.database.read() as session:
-                row = self._by_public_id(session, public_id)
+                row = self.by_public_id(session, public_id)
                 state, given = self._state(session, row), _given(session, row, wanted.idempotency_key)
             if given:
                 return _answer(standing(state), given)
             made = plan(state, wanted.count)
             with self.database.write() as session:
-                current = self._by_public_id(session, public_id, lock=True)
+                current = self.by_public_id(session, public_id, lock=True)
                 if current.sequence == row.sequence:
                     return self._hand_out(session, current, made, wanted)
         with self.database.write() as session:
-            row = self._by_public_id(session, public_id, lock=True)
+            row = self.by_public_id(session, public_id, lock=True)
             state, given = self._state(session, row), _given(session, row, wanted.idempotency_key)
             if given:
                 return _answer(standing(state), given)
@@ -224,7 +224,7 @@ class SamplingStore:
         at = self.clock()
         recorded, tokens = 0, 0.0
         with self.database.write() as session:
-            row = self._by_public_id(session, public_id, lock=True)
+            row = self.by_public_id(session, public_id, lock=True)
             prompts = self._addressed(session, row, told.answers)
             draws = _told_before(session, row.id, {p.position for p in prompts})
             for i, (answer, prompt) in enumerate(zip(told.answers, prompts, strict=True)):
@@ -277,7 +277,7 @@ class SamplingStore:
     def sampling(self, public_id: str) -> SamplingOut:
         """A sampling with what is known of each prompt."""
         with self.database.read() as session:
-            row = self._by_public_id(session, public_id)
+            row = self.by_public_id(session, public_id)
             prompts = _prompts(session, row.id)
             draws = _draws(session, row.id, {p.position for p in prompts}, self.clock())
         calibration = None if row.calibration_id is None else self.calibrations.of(row.calibration_id)
@@ -290,7 +290,7 @@ class SamplingStore:
     def answers(self, public_id: str, after: tuple[int, int], limit: int, prompt: str | None) -> AnswerPart:
         """Draws by prompt and number, from behind one; and where the next part goes on, if there is one."""
         with self.database.read() as session:
-            row = self._by_public_id(session, public_id)
+            row = self.by_public_id(session, public_id)
             query = select(DrawRow, PromptRow.prompt).join(
                 PromptRow,
                 and_(col(PromptRow.sampling_id) == DrawRow.sampling_id, col(PromptRow.position) == DrawRow.position),

@@ -1,12 +1,15 @@
-"""What can be set, by argument or by an environment variable with the prefix SUFFICE_."""
+"""What can be set: by argument, by an environment variable with the prefix SUFFICE_, or in a TOML file."""
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+
+from suffice.optimizer import InvalidInput
 
 
 class Settings(BaseSettings):
@@ -14,6 +17,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0: any free one
+    allow_unauthenticated: bool = False  # listen beyond this machine although there are no keys
     database: str = "sqlite:///suffice.db"
     workers: int = Field(default=1, ge=0, le=64)  # engine processes
     worker_threads: int = Field(default=1, ge=1)  # for linear algebra, in each; small matrices are slower with more
@@ -21,4 +25,31 @@ class Settings(BaseSettings):
     upstream: str | None = None  # inference servers' addresses, separated by commas: the gateway goes before them
     verifier: str | None = None  # of the gateway: a reward model's address, or log_probability
     gateway_config: Path | None = None  # the gateway's YAML file, in place of both
+    body_mb: float = Field(default=64.0, gt=0)  # the largest body of a request; the gateway has a limit of its own
+    drain_seconds: float = Field(default=0.0, ge=0)  # after SIGTERM: still answering, but not ready for more
+    stop_seconds: int = Field(default=5, ge=0)  # then: that requests get to end
+    open_metrics: bool = False  # /metrics without a key
+    traces: bool = False  # OpenTelemetry, as the OTEL_ variables say where to
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    log_requests: bool = False
+
+    @classmethod
+    def read(cls, file: Path | None, **given: Any) -> Self:
+        """What is ``given``, else in the environment, else in the file. Raises InvalidInput, and pydantic's errors."""
+        if file is None:
+            return cls(**given)
+        try:
+            document = tomllib.loads(file.read_text())
+        except OSError as error:
+            raise InvalidInput("settings", "a file that can be read", f"{file} ({error.strerror})") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InvalidInput("settings", f"TOML ({error})", str(file)) from None
+
+        class Filed(cls):  # type: ignore[valid-type,misc]
+            @classmethod
+            def settings_customise_sources(cls, settings_cls: Any, **sources: Any) -> tuple[Any, ...]:
+                return sources["init_settings"], sources["env_settings"], InitSettingsSource(settings_cls, document)
+
+        found: Self = Filed(**given)
+        return found

@@ -310,6 +310,12 @@ class Store:
             raise NotFound("the study was deleted")
         return found
 
+    def pool(self) -> tuple[int, int]:
+        """How many studies there are, and how many ready suggestions, in all projects."""
+        with self.database.read() as session:
+            studies = session.exec(select(func.count()).select_from(StudyRow)).one()
+            return studies, session.exec(select(func.count()).select_from(SuggestionRow)).one()
+
     # --- for the engine -----------------------------------------------------------------------------------------------
 
     def earlier(self, study_id: int) -> dict[str, int]:

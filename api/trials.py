@@ -17,6 +17,7 @@ from .definitions import check_points, check_report, check_slopes, check_tell, s
 from .deps import Cursor, Limit, MaxWait, Name, Number, Parts, PartsDep, Router, read_cursor, write_cursor
 from .errors import Unavailable, problems
 from .leases import Given, Short
+from .logs import note
 from .store import StudyFacts
 from .wire import (
     Ask,
@@ -62,8 +63,11 @@ async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> A
     except TimeoutError:
         raise Unavailable(f"no suggestion was ready within {wanted.max_wait_s:g} s; nothing was handed out") from None
     if isinstance(given, Stop):
+        parts.metrics.stopped(given.reason)
         response.status_code = 200
         return AskOut(stop=StopOut(**given.to_json()))
+    parts.metrics.asked(trial.source.method for trial in given.trials)
+    note(trials=[trial.number for trial in given.trials])
     parts.engine.wake(study.id, refresh=given.refill)
     return AskOut(trials=given.trials)
 
@@ -128,6 +132,7 @@ def tell(parts: PartsDep, name: Name, number: Number, told: Tell) -> TrialOut:
     _check_slopes(parts, study.id, definition, number, told.measurements)
     trial, news = parts.leases.tell(study.id, number, told)
     if news:
+        parts.metrics.told(told.state)
         parts.engine.wake(study.id)
     return trial
 

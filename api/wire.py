@@ -492,7 +492,7 @@ class ProblemOut(BaseModel):
 class Health(Wire):
     """GET /healthz and /readyz"""
 
-    status: Literal["ok", "starting"]
+    status: Literal["ok", "starting", "stopping"]
     version: str
     workers: int  # engine workers that are ready for jobs
     workers_wanted: int
