@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMPipeline
+from diffusers.utils import logging
 from jaxtyping import Float, Int
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -73,7 +74,7 @@ def digit_classifier() -> DigitClassifier:
 
 def ddpm_pipeline() -> DDPMPipeline:
     """The trained DDPM: predicts the noise, linear betas, 1,000 steps."""
-    return _quiet(DDPMPipeline.from_pretrained(DDPM))
+    return _load(DDPM)
 
 
 def flow_pipeline() -> DDPMPipeline:
@@ -81,9 +82,12 @@ def flow_pipeline() -> DDPMPipeline:
 
     diffusers has no unconditional pipeline of that name and needs none: `DDPMPipeline` runs any scheduler.
     """
-    return _quiet(DDPMPipeline.from_pretrained(FLOW))
+    return _load(FLOW)
 
 
-def _quiet(pipeline: DDPMPipeline) -> DDPMPipeline:
+def _load(folder: Path) -> DDPMPipeline:
+    """Without progress bars: neither of loading nor of every run."""
+    logging.disable_progress_bar()
+    pipeline = DDPMPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
