@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from suffice.adapters.openai import Headers, OpenAIServer, Reply, Stream, Unreachable, as_json
+from suffice.adapters.vllm import Load
 
 from .drawing import DrawFailed, Refused
 from .gateway_config import LimitsConfig, UpstreamConfig
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # another try may be answered otherwise
 LONGEST_WAIT = 10.0  # seconds before a retry
-WAITING = re.compile(rb"^vllm:num_requests_waiting(?:\{[^}]*\})? ([0-9.eE+]+)$", re.MULTILINE)
 log = logging.getLogger("suffice.gateway")
 
 
@@ -31,7 +30,8 @@ class Upstream:
     models: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     well: bool = True
     running: int = 0
-    waiting: int = 0  # requests that it says it has queued
+    others: int = 0  # requests at it that are not from here, as far as it tells: at work, or queued
+    queued: bool = False  # whether it says that requests wait
 
     @property
     def url(self) -> str:
@@ -95,7 +95,7 @@ class Upstreams:
         order = self.all[self._turn % len(self.all) :] + self.all[: self._turn % len(self.all)]
         serving = [u for u in order if u.serves(model)] or order
         fresh = [u for u in serving if u not in tried] or serving
-        return min(fresh, key=lambda u: (not u.well, u.running + u.waiting))
+        return min(fresh, key=lambda u: (not u.well, u.running + u.others))
 
     def models(self) -> dict[str, dict[str, Any]]:
         """The models that are served, with their entries of /v1/models."""
@@ -105,7 +105,7 @@ class Upstreams:
     def busy(self) -> bool:
         """Whether requests wait: here for a permit, or at every upstream that is well."""
         well = [u for u in self.all if u.well]
-        return self.permits.locked() or (bool(well) and all(u.waiting > 0 for u in well))
+        return self.permits.locked() or (bool(well) and all(u.queued for u in well))
 
     # --- use ---
 
@@ -224,7 +224,7 @@ class Upstreams:
         try:
             async with asyncio.timeout(self.limits.connect_s):
                 entries = await upstream.server.models()
-                upstream.waiting = await self._queued(upstream)
+                await self._weigh(upstream)
         except (Unreachable, TimeoutError) as error:
             if upstream.well:
                 log.warning("upstream %s is not well: %s", upstream.url, str(error) or "no answer in time")
@@ -236,11 +236,12 @@ class Upstreams:
         if not upstream.fixed:
             upstream.models = {entry["id"]: entry for entry in entries}
 
-    async def _queued(self, upstream: Upstream) -> int:
-        """How many requests wait there, if it is a vLLM that says so."""
+    async def _weigh(self, upstream: Upstream) -> None:
+        """How much it has to do besides, if it is a vLLM that says so."""
         reply = await upstream.server.request("GET", "/metrics")
-        found = WAITING.findall(reply.body) if reply.status == 200 else []
-        return int(sum(map(float, found)))
+        load = Load.of(reply.body) if reply.status == 200 else None
+        upstream.others = max(load.running + load.waiting - upstream.running, 0) if load else 0
+        upstream.queued = load is not None and load.waiting > 0
 
 
 def _failed(came: Reply | Unreachable) -> NoUpstream:

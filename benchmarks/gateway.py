@@ -1,6 +1,7 @@
 """What the gateway costs, and what its rolling window saves: CPU time and latency before a made-up inference server.
 
-    python benchmarks/gateway.py [--requests 400] [--peers .venv-gateways] [--out docs/benchmarks/gateway.json]
+    python benchmarks/gateway.py [--requests 400] [--out docs/benchmarks/gateway.json]
+    python benchmarks/gateway.py --load 500          so many requests at once on 32 permits; fails where one is lost
 
 CPU time is that of the gateway's own process, from the operating system; the server and the clients are others. The
 peers are measured in the same run where their environment is there (benchmarks/requirements-gateways.txt).
@@ -22,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+import urllib.request
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,32 +39,49 @@ AT_ONCE = 8
 MEAN_SECONDS = 0.25  # of an answer, in the comparison of latencies
 QUESTION = "How many roads must a man walk down? " * 8
 PATIENCE = 120.0
+TOKENS = 6  # of every answer
 
 
 # --- the inference server ---------------------------------------------------------------------------------------------
 
 
+STATS = {"served": 0, "running": 0, "most_running": 0}
+
+
 async def upstream(scope: Any, receive: Any, send: Any) -> None:
-    """A chat completion at once, or after a time drawn from case and seed where the question says "wait <case>"."""
+    """A chat completion by case and seed where the question says "case <case>", after a while where it says "wait"."""
     raw = b""
     while True:
         message = await receive()
         raw += message.get("body", b"")
         if not message.get("more_body"):
             break
+    STATS["running"] += 1
+    STATS["most_running"] = max(STATS["running"], STATS["most_running"])
+    try:
+        await answer(scope["path"], raw, send)
+    finally:
+        STATS["running"] -= 1
+
+
+async def answer(path: str, raw: bytes, send: Any) -> None:
     body = json.loads(raw) if raw else {}
-    if scope["path"] == "/v1/models":
-        document: Any = {"object": "list", "data": [{"id": "tiny", "object": "model", "created": 1, "owned_by": "us"}]}
+    if path == "/stats":
+        document: Any = dict(STATS)
+        STATS["most_running"] = 0
+    elif path == "/v1/models":
+        document = {"object": "list", "data": [{"id": "tiny", "object": "model", "created": 1, "owned_by": "us"}]}
     else:
         text = "The answer is 42."
         question = str((body.get("messages") or [{}])[-1].get("content"))
-        if found := re.search(r"wait (\d+)", question):
-            text, seconds = drawn(int(found[1]), int(body.get("seed") or 0))
-            await asyncio.sleep(seconds)
+        if found := re.search(r"(case|wait) (\d+)", question):
+            text, seconds = drawn(int(found[2]), int(body.get("seed") or 0))
+            await asyncio.sleep(seconds if found[1] == "wait" else 0)
+        STATS["served"] += 1
         document = {
             "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000, "model": "tiny",
             "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 90, "completion_tokens": 6, "total_tokens": 96},
+            "usage": {"prompt_tokens": 90, "completion_tokens": TOKENS, "total_tokens": 90 + TOKENS},
         }  # fmt: skip
     written = json.dumps(document).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(written)).encode())]
@@ -134,13 +153,17 @@ def cpu_seconds(pid: int) -> float:
     return total
 
 
-async def ask(url: str, bodies: Sequence[dict[str, Any]], headers: dict[str, str] | None = None) -> list[Any]:
-    """Send them, AT_ONCE at a time; answers with the seconds they took."""
+async def ask(
+    url: str, bodies: Sequence[dict[str, Any]], headers: dict[str, str] | None = None, at_once: int = AT_ONCE
+) -> list[Any]:
+    """Send them, ``at_once`` at a time; answers with the seconds they took."""
     waiting = list(enumerate(bodies))
     found: list[Any] = [None] * len(bodies)
     timeout = aiohttp.ClientTimeout(total=PATIENCE)
     async with aiohttp.ClientSession(
-        timeout=timeout, headers={"Authorization": "Bearer sk-1", **(headers or {})}
+        timeout=timeout,
+        headers={"Authorization": "Bearer sk-1", **(headers or {})},
+        connector=aiohttp.TCPConnector(limit=0),
     ) as http:
 
         async def work() -> None:
@@ -153,7 +176,7 @@ async def ask(url: str, bodies: Sequence[dict[str, Any]], headers: dict[str, str
                         raise RuntimeError(f"{answer.status}: {text[:300]!r}")
                 found[i] = json.loads(text), time.perf_counter() - began
 
-        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+        await asyncio.gather(*(work() for _ in range(at_once)))
     return found
 
 
@@ -165,8 +188,8 @@ def cost(pid: int, url: str, body: dict[str, Any], requests: int, headers: dict[
     return 1e3 * (cpu_seconds(pid) - before) / requests
 
 
-def chat(model: str, **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": QUESTION}], **more}
+def chat(model: str, question: str = QUESTION, **more: Any) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": question}], **more}
 
 
 # --- ours -------------------------------------------------------------------------------------------------------------
@@ -176,20 +199,25 @@ def ours(upstream_url: str, requests: int) -> dict[str, Any]:
     """CPU per request, passed through and with a fixed number of draws; and latencies."""
     fixed = {f"n{n}": {"rule": "fixed", "settings": {"samples": n}, "max_samples": n} for n in (1, 4, 16, 64)}
     policies = {**fixed, "optscale": {"extract": "number", "price": 0.005}}
-    config = {"upstreams": [{"url": upstream_url}], "policies": policies}
+    with gateway({"upstreams": [{"url": upstream_url}], "policies": policies}) as (pid, url):
+        found: dict[str, Any] = {"pass-through": cost(pid, url, chat("tiny"), requests)}
+        for n in (1, 4, 16, 64):
+            found[f"{n} draws"] = cost(pid, url, chat(f"tiny:n{n}"), max(requests // max(n // 4, 1), 20))
+        found["per draw"] = (found["64 draws"] - found["4 draws"]) / 60
+        found["latency"] = latency(url)
+    return found
+
+
+@contextmanager
+def gateway(config: dict[str, Any]) -> Generator[tuple[int, str]]:
+    """Our gateway's process and its address."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "gateway.yaml"
         file.write_text(json.dumps(config))
         port = free_port()
         command = (sys.executable, "-m", "suffice.api.cli", "gateway", "--port", str(port), "--config", file)
-        with process(command, port, SUFFICE_LOG_LEVEL="critical") as gateway:
-            url = f"http://127.0.0.1:{port}"
-            found: dict[str, Any] = {"pass-through": cost(gateway.pid, url, chat("tiny"), requests)}
-            for n in (1, 4, 16, 64):
-                found[f"{n} draws"] = cost(gateway.pid, url, chat(f"tiny:n{n}"), max(requests // max(n // 4, 1), 20))
-            found["per draw"] = (found["64 draws"] - found["4 draws"]) / 60
-            found["latency"] = latency(url)
-    return found
+        with process(command, port, SUFFICE_LOG_LEVEL="critical") as running:
+            yield running.pid, f"http://127.0.0.1:{port}"
 
 
 def latency(url: str, cases: int = 60) -> dict[str, Any]:
@@ -198,10 +226,8 @@ def latency(url: str, cases: int = 60) -> dict[str, Any]:
     decided: dict[str, list[int]] = {}
     for name, more in (("one by one", {"concurrency": 1}), ("window", {}), ("all at once", {"overissue": "all"})):
         bodies = [
-            {"model": "tiny:optscale", "messages": [{"role": "user", "content": f"wait {case}"}], "seed": 0,
-             "optscale": {"max_samples": 16, **more}}
-            for case in range(cases)
-        ]  # fmt: skip
+            chat("tiny:optscale", f"wait {case}", seed=0, optscale={"max_samples": 16, **more}) for case in range(cases)
+        ]
         answers = asyncio.run(ask(url, bodies))
         records = [answer["optscale"] for answer, _ in answers]
         decided[name] = [record["samples"]["counted"] for record in records]
@@ -226,6 +252,77 @@ def in_theory(cases: int = 60) -> float:
                 n += 1
         total += step.samples
     return total / cases
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+PERMITS = 32
+BUDGET = 64
+
+
+def load(upstream_url: str, requests: int) -> dict[str, Any]:
+    """So many requests at once with budgets over the permits, half of which issue everything. Raises where one is lost.
+
+    Every request is answered, usage is what the upstream served, no connection stays open, and all permits are there.
+    """
+    config = {
+        "upstreams": [{"url": upstream_url}],
+        "policies": {"optscale": {"extract": "number", "price": 0.002, "max_samples": BUDGET}},
+        "limits": {"concurrency": PERMITS, "requests": max(requests, 4 * PERMITS)},
+    }
+    with gateway(config) as (pid, url):
+        asyncio.run(ask(url, [chat("tiny:optscale")], at_once=1))
+        sockets = open_files(pid)
+        before = fetched(f"{upstream_url}/stats")["served"]
+        bodies = [
+            chat("tiny:optscale", seed=0, question=f"case {case}", optscale={"overissue": ("idle", "all")[case % 2]})
+            for case in range(requests)
+        ]
+        cpu, began = cpu_seconds(pid), time.perf_counter()
+        answers = [answer for answer, _ in asyncio.run(ask(url, bodies, at_once=requests))]
+        seconds, cpu = time.perf_counter() - began, cpu_seconds(pid) - cpu
+        until("the upstream is idle", lambda: fetched(f"{upstream_url}/stats")["running"] <= 1)  # itself
+        until("connections are closed", lambda: open_files(pid) <= sockets + 2)
+        fetched(f"{upstream_url}/stats")
+        asyncio.run(
+            ask(url, [chat("tiny:optscale", question=f"wait {k}", budget=1) for k in range(4 * PERMITS)], at_once=128)
+        )
+        permits = fetched(f"{upstream_url}/stats")["most_running"]
+        samples = {
+            name: sum(answer["optscale"]["samples"][name] for answer in answers)
+            for name in ("counted", "completed", "issued", "aborted", "failed")
+        }
+        served = fetched(f"{upstream_url}/stats")["served"] - before - 4 * PERMITS
+    for answer in answers:
+        record, usage = answer["optscale"], answer["usage"]
+        assert (
+            usage["completion_tokens"] == TOKENS * record["samples"]["completed"] + record["tokens"]["aborted_estimate"]
+        )
+    assert samples["completed"] <= served <= samples["issued"], (samples, served)
+    assert samples["failed"] == 0
+    assert permits in (PERMITS, PERMITS + 1), f"{permits} of {PERMITS} permits"  # and /stats itself
+    paid = sum(answer["usage"]["completion_tokens"] for answer in answers)
+    return {
+        "requests": requests, "seconds": seconds, "cpu_seconds": cpu, **samples, "served": served,
+        "tokens paid": paid, "tokens served": TOKENS * served,
+    }  # fmt: skip
+
+
+def fetched(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+        return json.loads(answer.read())
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def until(what: str, condition: Callable[[], bool]) -> None:
+    patience = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > patience:
+            raise TimeoutError(f"never: {what}")
+        time.sleep(0.1)
 
 
 # --- peers ------------------------------------------------------------------------------------------------------------
@@ -280,6 +377,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=400)
+    parser.add_argument("--load", type=int, metavar="REQUESTS", help="send so many at once, and check what is left")
     parser.add_argument("--peers", type=Path, default=Path(".venv-gateways"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -290,6 +388,9 @@ def main() -> None:
     port = free_port()
     with process((sys.executable, __file__, "--serve", str(port)), port), tempfile.TemporaryDirectory() as folder:
         url = f"http://127.0.0.1:{port}"
+        if args.load:
+            print(json.dumps(load(url, args.load), indent=2))
+            return
         found: dict[str, Any] = {"suffice": ours(url, args.requests)}
         found["draws in theory"] = in_theory()
         for name, peer in (("litellm", litellm), ("its_hub", its_hub), ("optillm", optillm)):

@@ -149,6 +149,19 @@ def test_the_one_with_least_to_do_is_asked():
         front.idle()
 
 
+def test_what_others_ask_of_an_upstream_counts_as_well():
+    busy, idle = Upstream(), Upstream()
+    busy.others, busy.waiting = 5, 3
+    with serving(busy, idle) as front:
+        for _ in range(6):
+            front.chat("tiny")
+        assert (len(busy.drawn), len(idle.drawn)) == (0, 6)
+        assert [upstream.others for upstream in front.gateway.upstreams.all] == [8, 0]
+        assert not front.gateway.upstreams.busy
+        idle.waiting = 1
+        until(lambda: front.gateway.upstreams.busy)
+
+
 def test_an_upstream_that_says_nothing_runs_into_its_timeout():
     upstream = Upstream(default=lambda body: Say(hold=True))
     with serving(upstream, policies=POLICIES, limits={"read_s": 0.1, "retries": 0}) as front:

@@ -109,6 +109,7 @@ class Upstream(Running):
         self.default = default
         self.seen: list[Seen] = []
         self.running = self.most_running = self.cancelled = 0
+        self.others = self.waiting = 0  # requests from elsewhere, as /metrics tells
         self._changed = threading.Condition()
         self._released = threading.Event()
 
@@ -150,7 +151,10 @@ class Upstream(Running):
             await _send(send, 200, json.dumps({"object": "list", "data": [MODEL]}).encode())
             return
         if seen.path == "/metrics":
-            await _send(send, 200, b'vllm:num_requests_waiting{model_name="tiny"} 0.0\n')
+            lines = (
+                f'vllm:num_requests_running{{engine="0"}} {self.others}.0\nvllm:num_requests_waiting {self.waiting}.0\n'
+            )
+            await _send(send, 200, lines.encode())
             return
         with self._changed:
             self.seen.append(seen)
