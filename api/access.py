@@ -49,7 +49,11 @@ TAKES: dict[Role, tuple[str, ...]] = {
         *("GET /v1/studies/{name}/best", "GET /v1/studies/{name}/pareto", "GET /v1/studies/{name}/advice"),
         *("POST /v1/studies/{name}/best", "POST /v1/studies/{name}/pareto", "POST /v1/studies/{name}/advice"),
         *("GET /v1/studies/{name}/diagnostics", "GET /v1/studies/{name}/analyses", "POST /v1/studies/{name}/predict"),
-        *("POST /v1/studies/{name}/slices", "POST /v1/studies/{name}/contour"),
+        *("GET /v1/dashboard/studies", "GET /v1/dashboard/studies/{name}", "GET /v1/dashboard/studies/{name}/curves"),
+        *("GET /v1/dashboard/studies/{name}/trials", "GET /v1/dashboard/studies/{name}/trials.csv"),
+        *("GET /v1/dashboard/studies/{name}/slices", "GET /v1/dashboard/studies/{name}/contour"),
+        *("GET /v1/dashboard/samplings", "GET /v1/dashboard/samplings/{id}"),
+        *("GET /v1/dashboard/samplings/{id}/replay", "POST /v1/dashboard/samplings/{id}/reliability"),
         *("GET /v1/studies/{name}/trials", f"GET {_TRIAL}", f"GET {_TRIAL}/should_prune"),
         *("GET /v1/samplings", "GET /v1/samplings/{id}", "GET /v1/samplings/{id}/answers", "POST /v1/samplings:decide"),
         *("GET /v1/calibrations", "GET /v1/calibrations/{name}", "GET /v1/calibrations/{name}/versions"),
@@ -70,6 +74,7 @@ TAKES: dict[Role, tuple[str, ...]] = {
         *("POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{id}"),
         *("POST /v1/projects", "GET /v1/projects", "DELETE /v1/projects/{name}"),
         "GET /metrics",
+        *("GET /v1/dashboard/decisions", "GET /v1/dashboard/decisions/{id}/replay"),  # of all projects
     ),
 }
 NEEDS: dict[str, Role] = {route: role for role, routes in TAKES.items() for route in routes}

@@ -25,6 +25,9 @@ from . import calibration_routes, errors, events, key_routes, logs, samplings, s
 from .access import NEEDS, PUBLIC
 from .calibrating import Fitting
 from .calibration_store import CalibrationStore
+from .dashboard import pages, sampling_routes
+from .dashboard import routes as dashboard
+from .dashboard.history import Histories
 from .database import Database, migrate
 from .definitions import Definitions
 from .deps import Parts, PartsDep, Router, allowed
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from .gateway import Gateway
 
 VERSION = version("suffice")
-OWN_PATHS = ("/v1/studies", "/v1/samplings", "/v1/calibrations")
+OWN_PATHS = ("/v1/studies", "/v1/samplings", "/v1/calibrations", "/v1/dashboard")
 KEY_PATHS = ("/v1/keys", "/v1/projects", "/v1/session")
 GATEWAY_PATHS = ("/v1/{path:path}", "/optscale/v1/{path:path}")
 log = logging.getLogger("suffice.api")
@@ -119,8 +122,9 @@ def create_app(
     app.state.parts = parts
     app.state.stopping = False
     app.state.gateway = gateway
+    app.state.histories = Histories(database)
     app.include_router(key_routes.router)
-    for module in (studies, trials, events, samplings, calibration_routes):
+    for module in (studies, trials, events, samplings, calibration_routes, dashboard, sampling_routes, pages):
         app.include_router(module.router)
     app.include_router(health)
     if gateway is not None:

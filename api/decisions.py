@@ -32,6 +32,10 @@ class Decisions:
             raise NotFound(f"no decision {decision_id!r} is kept (the newest {self._size} are)")
         return self._kept[decision_id]
 
+    def newest(self, count: int) -> list[dict[str, Any]]:
+        """The newest of them first."""
+        return [record for record, _ in zip(reversed(self._kept.values()), range(count), strict=False)]
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -1,0 +1,207 @@
+// @ts-check
+/** Pictures of what happened in a study: from its history alone, without a model. @module */
+import { get, studyPath } from "./api.js";
+import { Figure } from "./charts.js";
+import { h, number, percent, short, tick } from "./dom.js";
+import { parallel } from "./parallel.js";
+
+const FENCE = 1.5; // interquartile ranges beyond the quartiles, from where values count as far away (Tukey)
+
+/** @param {string} study @param {number} trial */
+export const trialPath = (study, trial) => `/studies/${encodeURIComponent(study)}/trials/${trial}`;
+
+/** Results and the best so far, by trial; one figure per objective. @param {any} study @param {number} index */
+export function progress(study, index) {
+  const objective = study.objectives[index];
+  const figure = new Figure(study.objectives.length > 1 ? `Progress: ${objective.metric}` : "Progress");
+  const how = { all: false, log: false };
+  /** @type {any} */
+  let last = null;
+  const redraw = () => last && draw(last);
+  const all = tick("Show results far away", false, (on) => { how.all = on; redraw(); });
+  const log = tick("Log scale", false, (on) => { how.log = on; redraw(); });
+
+  /** @param {any} overview */
+  function draw(overview) {
+    last = overview;
+    const p = overview.progress[index];
+    if (!p.total) return figure.say(overview.running.length ? "The first result is on its way." : "There is no result yet.");
+    const larger = p.direction === "maximize";
+    const fence = limit(p.values, larger);
+    const far = p.values.filter((/** @type {number} */ v) => (larger ? v < fence : v > fence)).length;
+    const positive = p.values.every((/** @type {number} */ v) => v > 0);
+    all.hidden = !far || (how.log && positive);
+    log.hidden = !positive;
+    const cut = far > 0 && !how.all && !(how.log && positive);
+    const shown = cut ? p.values.map((/** @type {number} */ v) => (larger ? Math.max(v, fence) : Math.min(v, fence))) : p.values;
+    const r = index === 0 ? overview.recommended : null;
+    const end = Math.max(p.numbers.at(-1), p.best_numbers.at(-1) ?? 0);
+    const many = p.numbers.length > 400;
+    figure.draw({
+      x: { label: "trial", whole: true },
+      y: { label: p.metric, log: how.log && positive },
+      height: innerWidth < 560 ? 280 : 340,
+      note: `${p.direction} ${p.metric}${p.total > p.numbers.length ? `; ${number(p.numbers.length)} of ${number(p.total)} results drawn` : ""}${cut ? `; ${far} far away, drawn at the edge` : ""}`,
+      described: `${p.total} results; the best is ${number(p.best_values.at(-1))} of trial ${p.best_numbers.at(-1)}.`,
+      layers: [
+        { kind: "dots", x: p.numbers, y: shown, size: many ? 2.2 : 3.6, look: "soft", name: "result", look_of: (i) => (p.feasible[i] ? "soft" : "bad"), tip: (i) => `trial ${p.numbers[i]}\n${p.metric} ${number(p.values[i], 6)}${p.feasible[i] ? "" : "\nbreaks an outcome constraint"}`, href: (i) => trialPath(study.name, p.numbers[i]) },
+        ...(p.feasible.includes(false) ? [/** @type {any} */ ({ kind: "dots", x: [], y: [], look: "bad", name: "breaks a constraint" })] : []),
+        { kind: "line", x: [...p.best_numbers, end], y: [...p.best_values, p.best_values.at(-1)], step: true, look: "best", name: "best so far", outside: true },
+        ...(r ? recommended(r, p.metric, study.name) : []),
+      ],
+      data: { head: ["trial", p.metric, "constraints hold"], rows: p.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, p.values[i], p.feasible[i]]) },
+    });
+  }
+  return { element: h("section", { class: "card" }, figure.element, h("div", { class: "row" }, log, all)), draw };
+}
+
+/** The recommended trial, with what the model expects of it. @param {any} r @param {string} metric @param {string} study @returns {any[]} */
+function recommended(r, metric, study) {
+  const value = r.mean ?? r.value;
+  if (value === null || value === undefined) return [];
+  const expected = r.mean === undefined ? "" : `\nexpected ${number(r.mean)} ± ${number(r.sd, 2)}`;
+  const bars = r.mean === undefined ? [] : [{ kind: "error", x: [r.number], low: [r.mean - 1.96 * r.sd], high: [r.mean + 1.96 * r.sd], look: "best", outside: true }];
+  return [...bars, { kind: "dots", x: [r.number], y: [value], look: "best", size: 6, name: "recommended (95 % interval)", outside: true, tip: () => `recommended: trial ${r.number}\n${metric} ${number(r.value)}${expected}\n${r.why}`, href: () => trialPath(study, r.number) }];
+}
+
+/** Beyond which values are far away, on the bad side. @param {number[]} values @param {boolean} larger */
+function limit(values, larger) {
+  if (values.length < 8) return larger ? -Infinity : Infinity;
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (/** @type {number} */ q) => sorted[Math.round(q * (sorted.length - 1))];
+  const [low, high] = [at(0.25), at(0.75)];
+  return larger ? low - FENCE * (high - low) : high + FENCE * (high - low);
+}
+
+/** What trials were expected to gain, against what they cost, and the advice in words. @param {any} study */
+export function gains(study) {
+  const figure = new Figure("Gain against cost");
+  const words = h("p", { class: "verdict", "aria-live": "polite" });
+  const unit = study.objectives[0].metric;
+  /** @param {any} overview @param {any} advice */
+  function draw(overview, advice) {
+    words.replaceChildren(...advised(overview, advice, unit));
+    const g = overview.gains;
+    if (!g.numbers.length && !(advice?.gain > 0)) {
+      const designed = Object.keys(overview.methods).every((method) => ["quasi-random", "queued", "added"].includes(method));
+      return figure.say(designed ? "No trial was chosen by a model yet: the first ones are spread over the space." : "The acquisition of these trials does not say what it expects to gain.");
+    }
+    const at = Math.max(0, ...g.numbers, ...overview.progress[0].numbers.slice(-1)) + 1;
+    const positive = g.gains.map((/** @type {number} */ v) => (v > 0 ? v : null));
+    const costs = g.costs.some((/** @type {any} */ c) => c !== null && c !== undefined);
+    const now = advice?.gain > 0 ? [{ kind: "dots", x: [at], y: [advice.gain], look: "best", size: 6, name: "one more trial, now", tip: () => `one more trial\ngain ${number(advice.gain)}${advice.cost === undefined ? "" : `, cost ${number(advice.cost)}`}` }] : [];
+    figure.draw({
+      x: { label: "trial", whole: true },
+      y: { label: `expected gain in ${unit}`, log: true },
+      note: "as expected when the trial was chosen",
+      described: `Expected gains of ${g.numbers.length} trials, the last ${number(g.gains.at(-1) ?? advice?.gain)}.`,
+      layers: [
+        { kind: "line", x: g.numbers, y: positive, look: "thin" },
+        { kind: "dots", x: g.numbers, y: positive, size: g.numbers.length > 300 ? 2 : 3.4, name: "expected gain", tip: (i) => `trial ${g.numbers[i]}\ngain ${number(g.gains[i])}${g.costs[i] ? `\ncost ${number(g.costs[i])}` : ""}`, href: (i) => trialPath(study.name, g.numbers[i]) },
+        ...(costs ? [/** @type {any} */ ({ kind: "line", x: g.numbers, y: g.costs, look: "other", name: "expected cost" })] : []),
+        .../** @type {any[]} */ (now),
+      ],
+      data: { head: ["trial", "expected gain", "expected cost"], rows: g.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, g.gains[i], g.costs[i]]) },
+    });
+  }
+  return { element: h("section", { class: "card" }, figure.element, words), draw };
+}
+
+/** @param {any} overview @param {any} advice @param {string} unit @returns {any[]} */
+export function advised(overview, advice, unit) {
+  if (overview.study.state === "STOPPED") return [h("strong", {}, "Stopped by you. "), "Results are still taken; nothing new is handed out until it is resumed."];
+  if (overview.stop && overview.stop.reason !== "gain below cost") return [h("strong", {}, `${sentence(overview.stop.reason)}. `), sentence(overview.stop.message ?? "")];
+  if (!advice) return ["What one more trial is worth is not known yet."];
+  if (advice.gain === undefined || advice.gain === null) return [h("strong", {}, "Go on. "), sentence(advice.why)];
+  const gain = `One more trial is expected to gain ${number(advice.gain)} in ${unit}`;
+  if (advice.pays === undefined || advice.pays === null) return [`${gain}. No cost is set, so only the budget stops.`];
+  return advice.pays ? [h("strong", {}, "Go on. "), `${gain}, and to cost ${number(advice.cost)}.`]
+    : [h("strong", {}, "Stop. "), `${gain}, which is less than its cost of ${number(advice.cost)}.`];
+}
+
+/** @param {string} text */
+export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** A line per trial through all parameters. @param {any} study */
+export function everything(study) {
+  const shown = ["float", "int", "categorical", "ordinal", "bool"];
+  const specs = study.parameters.filter((/** @type {any} */ p) => shown.includes(p.type)).slice(0, 16);
+  const objective = study.objectives[0];
+  const lines = parallel(specs, objective.metric, objective.direction === "maximize", (n) => trialPath(study.name, n));
+  return { element: h("section", { class: "card" }, h("h2", {}, "All parameters at once"), ...lines.element), draw: (/** @type {any} */ overview) => lines.draw(overview.parallel) };
+}
+
+/** Outcome constraints: what was measured, and the bound. @param {any} study @param {number} index */
+export function constraint(study, index) {
+  const figure = new Figure(`Constraint: ${study.outcome_constraints[index]}`);
+  const words = h("p", { class: "verdict" });
+  /** @param {any} overview */
+  function draw(overview) {
+    const c = overview.constraints[index];
+    if (!c.numbers.length) return figure.say(`${c.metric} was not measured yet.`);
+    const holds = (/** @type {number} */ v) => (c.upper ? v <= c.bound : v >= c.bound);
+    words.textContent = `${percent(c.share)} of the results satisfy it.`;
+    figure.draw({
+      x: { label: "trial", whole: true }, y: { label: c.metric },
+      described: words.textContent,
+      layers: [
+        { kind: "rule", value: c.bound, name: `bound ${number(c.bound)}` },
+        { kind: "dots", x: c.numbers, y: c.values, look: "soft", look_of: (i) => (holds(c.values[i]) ? "soft" : "bad"), name: "holds", tip: (i) => `trial ${c.numbers[i]}\n${c.metric} ${number(c.values[i])}\n${holds(c.values[i]) ? "holds" : "broken"}`, href: (i) => trialPath(study.name, c.numbers[i]) },
+        { kind: "dots", x: [], y: [], look: "bad", name: "broken" },
+      ],
+      data: { head: ["trial", c.metric], rows: c.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, c.values[i]]) },
+    });
+  }
+  return { element: h("section", { class: "card" }, figure.element, words), draw };
+}
+
+/** Results by the fidelity they were measured at. @param {any} study */
+export function fidelity(study) {
+  const figure = new Figure("Fidelities");
+  const words = h("p", { class: "verdict" });
+  /** @param {any} overview */
+  function draw(overview) {
+    const f = overview.fidelity;
+    const [name] = Object.keys(f.target);
+    const levels = f.levels[name];
+    const numeric = levels.every((/** @type {any} */ v) => typeof v === "number");
+    const at = levels.filter((/** @type {any} */ v) => v === f.target[name]).length;
+    words.textContent = `${number(f.spent)} spent so far (${f.cost}); ${at} of ${levels.length} results at the target, ${name} ${short(f.target[name])}.`;
+    if (!f.numbers.length) return figure.say("There is no result yet.");
+    figure.draw({
+      x: numeric ? { label: name } : { label: name, choices: [...new Set(levels)] },
+      y: { label: study.objectives[0].metric },
+      described: words.textContent,
+      layers: [
+        ...(numeric ? [/** @type {any} */ ({ kind: "rule", across: true, value: f.target[name], name: "target" })] : []),
+        { kind: "dots", x: levels, y: f.values, look: "soft", name: "result", tip: (i) => `trial ${f.numbers[i]}\n${name} ${short(levels[i])}\n${study.objectives[0].metric} ${number(f.values[i])}`, href: (i) => trialPath(study.name, f.numbers[i]) },
+      ],
+      data: { head: ["trial", name, study.objectives[0].metric], rows: f.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, levels[i], f.values[i]]) },
+    });
+  }
+  return { element: h("section", { class: "card" }, figure.element, words), draw };
+}
+
+/** What the newest trials reported on the way. @param {any} study */
+export function curves(study) {
+  const figure = new Figure("On the way");
+  async function draw() {
+    const found = await get(`${studyPath(study.name, "/v1/dashboard")}/curves`);
+    const list = found.curves;
+    if (!list.length) return figure.say("Nothing was reported on the way.");
+    const looks = /** @type {Record<string, string>} */ ({ RUNNING: "best", PRUNED: "other thin" });
+    const ends = list.map((/** @type {any} */ c) => [c.steps.at(-1), c.values.at(-1)]);
+    figure.draw({
+      x: { label: "step", whole: true }, y: { label: found.metric },
+      note: `the newest ${list.length} trials that reported`,
+      described: `Intermediate values of ${list.length} trials.`,
+      layers: [
+        ...list.map((/** @type {any} */ c) => ({ kind: "line", x: c.steps, y: c.values, look: looks[c.state] ?? "thin" })),
+        { kind: "line", x: [], y: [], look: "thin", name: "ended" }, { kind: "line", x: [], y: [], look: "best", name: "running" }, { kind: "line", x: [], y: [], look: "other thin", name: "stopped early" },
+        { kind: "dots", x: ends.map((/** @type {any} */ e) => e[0]), y: ends.map((/** @type {any} */ e) => e[1]), size: 2.6, tip: (/** @type {number} */ i) => `trial ${list[i].number}, ${list[i].state.toLowerCase()}\nstep ${ends[i][0]}: ${number(ends[i][1])}`, href: (/** @type {number} */ i) => trialPath(study.name, list[i].number) },
+      ],
+      data: { head: ["trial", "step", found.metric], rows: list.flatMap((/** @type {any} */ c) => c.steps.map((/** @type {number} */ t, /** @type {number} */ i) => [c.number, t, c.values[i]])) },
+    });
+  }
+  return { element: h("section", { class: "card" }, figure.element), draw };
+}
