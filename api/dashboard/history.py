@@ -181,4 +181,4 @@ def _past(row: Any, measured: Mapping[str, Sequence[tuple[float, float | None]]]
         known = [error for _, error in found if error is not None]
         if len(known) == len(found):
             stderrs[metric] = sum(error**2 for error in known) ** 0.5 / len(known)
-    return Past(*row, values=values, stderrs=stderrs, reported=reported)
+    return Past(**row._mapping, values=values, stderrs=stderrs, reported=reported)
