@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH := .venv-bench
 VLLM := .venv-vllm
+GATEWAYS := .venv-gateways
 POOLS ?= benchmarks/pools
 # setuptools warns about editable installs of folders whose names are common; here they are installed under `suffice`.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-gateway serve test test-vllm lint types format bench bench-sampling bench-env docs notebooks format clean
+.PHONY: help demo demo-gateway serve test test-vllm lint types format bench bench-sampling bench-env gateways-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -48,6 +49,8 @@ bench: $(BENCH)/.peers      ## compare the core with its peers (ARGS="--set full
 bench-sampling: $(VENV)/.demo  ## how many answers are enough, on pools (POOLS=folder; docs/sampling_benchmarks.md)
 	$(BIN)/python -m benchmarks.sampling --pools $(POOLS) $(ARGS)
 
+gateways-env: $(GATEWAYS)/.ready $(GATEWAYS)-optillm/.ready  ## the gateways that benchmarks/gateway.py compares with, 5 GB
+
 bench-env: $(BENCH)/.peers $(BENCH)-hebo/.peers  ## the peers' environments; HEBO has one of its own
 
 docs: $(VENV)/.dev          ## build the documentation into site/
@@ -57,7 +60,7 @@ notebooks: $(VENV)/.dev     ## run notebooks/*.py and keep the results beside th
 	$(BIN)/python tests/test_notebooks.py $(ARGS)
 
 clean:            ## remove what these commands made
-	rm -rf $(VENV) $(BENCH) $(BENCH)-hebo $(VLLM) build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
+	rm -rf $(VENV) $(BENCH) $(BENCH)-hebo $(VLLM) $(GATEWAYS) $(GATEWAYS)-optillm build dist site demo suffice.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The service with what the demo needs, or with what the tests need: the first `make demo` installs less.
@@ -94,6 +97,17 @@ $(BENCH)-hebo/.peers: benchmarks/requirements-hebo.txt
 	@PYTHONWARNINGS=ignore $(BENCH)-hebo/bin/python -m pip install --quiet --disable-pip-version-check \
 		-r benchmarks/requirements-hebo.txt
 	@PYTHONWARNINGS=ignore $(BENCH)-hebo/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+# Other gateways, for benchmarks/gateway.py; optillm's many dependencies do not agree with the others'.
+$(GATEWAYS)/.ready: benchmarks/requirements-gateways.txt
+	@$(PYTHON) -m venv $(GATEWAYS)
+	@$(GATEWAYS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(GATEWAYS)-optillm/.ready: benchmarks/requirements-optillm.txt
+	@$(PYTHON) -m venv $(GATEWAYS)-optillm
+	@$(GATEWAYS)-optillm/bin/python -m pip install --quiet --disable-pip-version-check -r $< --constraint constraints.txt
 	@touch $@
 
 $(VENV)/.python:

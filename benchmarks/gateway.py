@@ -4,7 +4,7 @@
     python benchmarks/gateway.py --load 500          so many requests at once on 32 permits; fails where one is lost
 
 CPU time is that of the gateway's own process, from the operating system; the server and the clients are others. The
-peers are measured in the same run where their environment is there (benchmarks/requirements-gateways.txt).
+peers are measured in the same run where their environments are there (`make gateways-env`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import os
 import random
 import re
+import secrets
 import signal
 import socket
 import statistics
@@ -334,8 +335,11 @@ def litellm(bin_: Path, upstream_url: str, requests: int, folder: Path) -> dict[
     params = {"model": "openai/tiny", "api_base": f"{upstream_url}/v1", "api_key": "sk-1"}
     file.write_text(json.dumps({"model_list": [{"model_name": "tiny", "litellm_params": params}]}))
     port = free_port()
-    with process((bin_ / "litellm", "--config", file, "--port", str(port), "--host", "127.0.0.1"), port) as proxy:
-        return {"pass-through": cost(proxy.pid, f"http://127.0.0.1:{port}", chat("tiny"), requests)}
+    command = (bin_ / "litellm", "--config", file, "--port", str(port), "--host", "127.0.0.1")
+    key = f"sk-{secrets.token_hex(32)}"  # without one it refuses to start
+    with process(command, port, LITELLM_MASTER_KEY=key) as proxy:
+        mine = {"Authorization": f"Bearer {key}"}
+        return {"pass-through": cost(proxy.pid, f"http://127.0.0.1:{port}", chat("tiny"), requests, mine)}
 
 
 def optillm(bin_: Path, upstream_url: str, requests: int, folder: Path) -> dict[str, float]:
@@ -373,12 +377,19 @@ def its_hub(bin_: Path, upstream_url: str, requests: int, folder: Path) -> dict[
         }
 
 
+PEERS = {  # and the environments that `make gateways-env` installs them into
+    "litellm": (litellm, Path(".venv-gateways")),
+    "its_hub": (its_hub, Path(".venv-gateways")),
+    "optillm": (optillm, Path(".venv-gateways-optillm")),
+}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--load", type=int, metavar="REQUESTS", help="send so many at once, and check what is left")
-    parser.add_argument("--peers", type=Path, default=Path(".venv-gateways"))
+    parser.add_argument("--only", nargs="*", choices=["suffice", *PEERS], default=["suffice", *PEERS])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -391,11 +402,14 @@ def main() -> None:
         if args.load:
             print(json.dumps(load(url, args.load), indent=2))
             return
-        found: dict[str, Any] = {"suffice": ours(url, args.requests)}
-        found["draws in theory"] = in_theory()
-        for name, peer in (("litellm", litellm), ("its_hub", its_hub), ("optillm", optillm)):
+        found: dict[str, Any] = {}
+        if "suffice" in args.only:
+            found = {"suffice": ours(url, args.requests), "draws in theory": in_theory()}
+        for name, (peer, environment) in PEERS.items():
+            if name not in args.only:
+                continue
             try:
-                found[name] = peer(args.peers / "bin", url, args.requests, Path(folder))
+                found[name] = peer(environment / "bin", url, args.requests, Path(folder))
             except (OSError, RuntimeError, aiohttp.ClientError, TimeoutError) as error:
                 found[name] = f"not measured: {type(error).__name__}: {error}"
     text = json.dumps(found, indent=2)
