@@ -106,7 +106,6 @@ def create_app(
         summary="Decides how much is enough: what to try next, and when to stop.",
         lifespan=lifespan,
         dependencies=[Depends(allowed)],
-        max_body_size=_bytes(settings, gateway),
         telemetry=_telemetry(traces=settings.traces),
     )
     app.add_middleware(
@@ -168,11 +167,6 @@ class GatewayRoute(Route):
 
     def matches(self, scope: Any) -> tuple[Match, Any]:
         return super().matches(scope) if _is_gateways(scope["path"]) else (Match.NONE, {})
-
-
-def _bytes(settings: Settings, gateway: Gateway | None) -> int:
-    """The largest body of all; `front.py` knows what is too large for the service, the gateway knows its own limit."""
-    return int(2**20 * max(settings.body_mb, 0 if gateway is None else gateway.config.limits.body_mb))
 
 
 def _telemetry(*, traces: bool) -> Any:

@@ -197,7 +197,7 @@ def by_name(session: Session, project: int, name: str, version: int | None) -> C
     query = _named(project, name, CalibrationRow)
     if version is not None:
         query = query.where(CalibrationRow.version == version)
-    row = session.exec(query.order_by(col(CalibrationRow.version).desc()).limit(1)).first()
+    row: CalibrationRow | None = session.exec(query.order_by(col(CalibrationRow.version).desc()).limit(1)).first()
     if row is None:
         raise _missing(name, version)
     return row

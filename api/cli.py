@@ -10,7 +10,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import replays
@@ -34,9 +35,20 @@ SERVE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {  # each is a field 
     "upstream": (str, "inference servers to put the gateway before, separated by commas"),
     "verifier": (str, "of the gateway: the address of a reward model, or log_probability"),
     "gateway_config": (str, "the gateway's YAML file, in place of --upstream and --verifier"),
+    "allow_unauthenticated": (bool, "listen beyond this machine although there are no keys: anyone may do anything"),
+    "body_mb": (float, "the largest body of a request, in MiB (64)"),
+    "drain_seconds": (float, "after SIGTERM: go on answering, but say that no more should come (0)"),
+    "stop_seconds": (int, "then: what requests get to end (5)"),
+    "open_metrics": (bool, "answer /metrics without a key"),
+    "traces": (bool, "send OpenTelemetry traces where OTEL_EXPORTER_OTLP_ENDPOINT says"),
     "log_level": (str, "critical, error, warning, info or debug (info)"),
+    "log_format": (str, "text, or json for one object a line (text)"),
+    "log_requests": (bool, "log every request"),
 }
-GATEWAY_FLAGS = ("host", "port", "upstream", "verifier", "gateway_config", "log_level")
+GATEWAY_FLAGS = (
+    *("host", "port", "upstream", "verifier", "gateway_config", "database", "allow_unauthenticated", "stop_seconds"),
+    *("open_metrics", "log_level", "log_format", "log_requests"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Run a parsed command."""
     if args.command in ("serve", "gateway"):
         return serve(args)
+    if args.command in ("keys", "projects", "backup", "restore"):
+        return administrate(args)
     if args.command == "replay":
         return replays.replay(args)
     if args.command == "version":
@@ -100,7 +114,10 @@ def serve(args: argparse.Namespace) -> int:
         return 1
     given = {name: getattr(args, name) for name in SERVE_FLAGS if getattr(args, name, None) is not None}
     try:
-        settings = Settings(**given)
+        settings = Settings.read(args.settings, **given)
+    except InvalidInput as error:
+        print(f"suffice {args.command}: {error}", file=sys.stderr)
+        return 2
     except ValidationError as error:
         for problem in error.errors():
             flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
@@ -112,6 +129,22 @@ def serve(args: argparse.Namespace) -> int:
         print(f"suffice {args.command}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def administrate(args: argparse.Namespace) -> int:
+    """Run a command on the database itself."""
+    try:
+        from suffice.optimizer import Conflict, NotFound, SufficeError
+
+        from . import administration
+    except ModuleNotFoundError as error:
+        print(f"suffice: this needs {error.name}: pip install 'suffice[server]'", file=sys.stderr)
+        return 1
+    try:
+        return administration.run(args)
+    except SufficeError as error:
+        print(f"suffice {args.command}: {error}", file=sys.stderr)
+        return 3 if isinstance(error, NotFound) else 4 if isinstance(error, Conflict) else 2
 
 
 def version() -> str:
@@ -145,18 +178,74 @@ def parser() -> argparse.ArgumentParser:
         return command
 
     command = add("serve", "run the service; each flag can also be set as SUFFICE_HOST, SUFFICE_PORT, ...", study=False)
-    for flag, (kind, text) in SERVE_FLAGS.items():
-        command.add_argument("--" + flag.replace("_", "-"), type=kind, help=text)
+    _settings(command, SERVE_FLAGS)
     command = add("gateway", "run the gateway alone, before inference servers; flags as SUFFICE_... too", study=False)
-    for flag in GATEWAY_FLAGS:
-        kind, text = SERVE_FLAGS[flag]
-        also = ("--config",) if flag == "gateway_config" else ()
-        command.add_argument(*also, "--" + flag.replace("_", "-"), dest=flag, type=kind, help=text)
+    _settings(command, GATEWAY_FLAGS)
+    _administration(commands)
     _study_commands(add)
     _trial_commands(add)
     replays.add_arguments(add("replay", "replay stopping rules on recorded answers; asks no service", study=False))
     add("version", "print the installed version", study=False)
     return root
+
+
+def _settings(command: argparse.ArgumentParser, flags: Iterable[str]) -> None:
+    command.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        default=os.environ.get("SUFFICE_SETTINGS"),
+        help="a TOML file with settings; flags and SUFFICE_... win over it",
+    )
+    for flag in flags:
+        kind, text = SERVE_FLAGS[flag]
+        names = [*(["--config"] if flag == "gateway_config" else []), "--" + flag.replace("_", "-")]
+        if kind is bool:
+            command.add_argument(*names, dest=flag, action="store_true", default=None, help=text)
+        else:
+            command.add_argument(*names, dest=flag, type=kind, help=text)
+
+
+def _administration(commands: Any) -> None:
+    """Commands on the database itself."""
+
+    def add(parent: Any, name: str, text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = parent.add_parser(
+            name, help=text, description=text, parents=[_common(argparse.SUPPRESS)]
+        )
+        return made
+
+    def leaf(parent: Any, name: str, text: str) -> argparse.ArgumentParser:
+        made = add(parent, name, text)
+        made.add_argument("--database", metavar="URL", help="the service's (SUFFICE_DATABASE, or sqlite:///suffice.db)")
+        return made
+
+    def group(name: str, text: str) -> Any:
+        return add(commands, name, text).add_subparsers(
+            dest="action", required=True, metavar="ACTION", parser_class=Parser
+        )
+
+    keys = group("keys", "make, list and revoke API keys, in the service's database")
+    command = leaf(keys, "create", "make a key and print it; from then on the service wants one of every request")
+    command.add_argument("--role", required=True, choices=("reader", "worker", "owner", "admin"), help="what it may do")
+    command.add_argument("--project", help="where it may do that (default)")
+    command.add_argument("--name", help="what it is for")
+    command.add_argument("--days", type=float, help="until it expires; without, it does not")
+    command.add_argument("--tokens-per-day", type=int, help="that it may spend at the gateway")
+    command.add_argument("--requests-per-minute", type=int, help="that it may send")
+    leaf(keys, "list", "list keys, without their secrets")
+    leaf(keys, "revoke", "have a key open nothing any more").add_argument("id", help="the key's id, as listed")
+    projects = group("projects", "make, list and delete projects, in the service's database")
+    leaf(projects, "create", "make a project").add_argument("name")
+    leaf(projects, "list", "list projects")
+    leaf(projects, "delete", "delete an empty project and its keys").add_argument("name")
+    for name, text in (
+        ("backup", "copy the SQLite database into a file, also while the service runs"),
+        ("restore", "put a backup in the database's place, while the service does not run"),
+    ):
+        command = leaf(commands, name, text)
+        command.add_argument("file", help="the backup")
+        command.add_argument("--replace", action="store_true", help="overwrite what is there")
 
 
 def _common(default: str | None) -> Parser:

@@ -50,7 +50,7 @@ Answer = tuple[Any, Callable[[], None]]
 def studies(client: Client, _args: Namespace) -> Answer:
     found = [study.info for study in client.studies()]
     rows = [(s.name, s.state, _goal(s), _counts(s), f"{s.created_at:%Y-%m-%d %H:%M}") for s in found]
-    return found, lambda: _table(("study", "state", "goal", "trials", "created"), rows)
+    return found, lambda: table(("study", "state", "goal", "trials", "created"), rows)
 
 
 def show(client: Client, args: Namespace) -> Answer:
@@ -75,7 +75,7 @@ def best(client: Client, args: Namespace) -> Answer:
     rows = [("trial", found.trial.number), *found.parameters.items()]
     rows += [(f"measured {metric}", value) for metric, value in found.trial.values.items()]
     rows += [(name, value) for name, value in (("mean", found.mean), ("sd", found.sd)) if value is not None]
-    return found, lambda: _table(("best", found.why), rows)
+    return found, lambda: table(("best", found.why), rows)
 
 
 def pareto(client: Client, args: Namespace) -> Answer:
@@ -88,7 +88,7 @@ def advice(client: Client, args: Namespace) -> Answer:
     study = client.study(args.study)
     found = study.advice(_context(study.info, args))
     numbers = [("pays", found.pays), ("gain", found.gain), ("cost", found.cost), *(found.parameters or {}).items()]
-    return found, lambda: _table(("advice", found.why), [(name, value) for name, value in numbers if value is not None])
+    return found, lambda: table(("advice", found.why), [(name, value) for name, value in numbers if value is not None])
 
 
 def diagnostics(client: Client, args: Namespace) -> Answer:
@@ -97,7 +97,7 @@ def diagnostics(client: Client, args: Namespace) -> Answer:
     rows += [(f"truth within {c.level:.0%} intervals", c.share) for c in found.coverage]
     rows += [(f"importance of {i.parameter}", i.total) for i in found.importance]
     rows += [(f"explained by {name}", share) for name, share in found.earlier.items()]
-    return found, lambda: _table(("of results", str(len(found.leave_one_out))), rows)
+    return found, lambda: table(("of results", str(len(found.leave_one_out))), rows)
 
 
 def analyses(client: Client, args: Namespace) -> Answer:
@@ -105,7 +105,7 @@ def analyses(client: Client, args: Namespace) -> Answer:
     if args.output:
         Path(args.output).write_text(found.model_dump_json(exclude_none=True) + "\n")
     rows = [(card.name, card.title if card.plotly else card.subtitle) for card in found.cards]
-    return found, lambda: _table(("analysis", "about"), rows)
+    return found, lambda: table(("analysis", "about"), rows)
 
 
 def trials(client: Client, args: Namespace) -> Answer:
@@ -118,7 +118,7 @@ def predict(client: Client, args: Namespace) -> Answer:
     found = study.predict(_configuration(study.info, args.params))
     (one,) = found.predictions
     rows = [("mean", one.mean), ("sd", one.sd), ("observations", found.observations)]
-    return found, lambda: _table((found.metric, "expected"), rows)
+    return found, lambda: table((found.metric, "expected"), rows)
 
 
 def stop(client: Client, args: Namespace) -> Answer:
@@ -328,7 +328,7 @@ def _study(info: StudyOut) -> Answer:
     rows += [("budget", _setting(info.budget) or "none"), ("acquisition", info.acquisition), ("noise", info.noise)]
     rows += [(name, _setting(getattr(info, name))) for name in SETTINGS if getattr(info, name)]
     rows += [("seed", info.seed), ("lease", f"{info.lease_seconds:g} s"), ("retries", info.max_retries)]
-    return info, lambda: _table(("study", info.name), rows)
+    return info, lambda: table(("study", info.name), rows)
 
 
 def _setting(setting: Any) -> str:
@@ -376,10 +376,10 @@ def _trials(found: Sequence[Trial]) -> None:
         )
         for t in found
     ]
-    _table(("trial", "state", *metrics, *names, "source"), rows)
+    table(("trial", "state", *metrics, *names, "source"), rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     cells = [[f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for row in (header, *cells):

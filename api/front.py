@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from . import logs
@@ -90,7 +91,8 @@ class Front:
             if known is not None and self._is_gateways(scope["path"]):
                 await self._metered(known, scope, receive, passing)
             else:
-                await self._app(scope, receive, passing)
+                counted = receive if b"content-length" in headers else self._counted(receive)
+                await self._app(scope, counted, passing)
         finally:
             self._done(scope, visit, passing.status, time.perf_counter() - began)
             logs.about.reset(token)
@@ -120,7 +122,7 @@ class Front:
             except Forbidden as error:
                 raise Refusal(403, str(error), "forbidden") from None
         elif int(headers.get(b"content-length", b"0")) > self._max_body:
-            raise Refusal(413, f"the body is larger than {self._max_body / 2**20:g} MiB", "too_large")
+            raise Refusal(413, self._too_large, "too_large")
         return known
 
     async def _known(self, ring: KeyRing, method: str, headers: dict[bytes, bytes], visit: Visit) -> Known:
@@ -170,6 +172,24 @@ class Front:
         if (wait := self._spending.wait(known)) is not None:
             detail = f"the key's {known.caller.tokens_per_day} tokens a day are spent; they come back at 0:00 UTC"
             raise Refusal(429, detail, "insufficient_quota", {"Retry-After": str(wait)})
+
+    @property
+    def _too_large(self) -> str:
+        return f"the body is larger than {self._max_body / 2**20:g} MiB"
+
+    def _counted(self, receive: Any) -> Any:
+        """A body whose length is not known beforehand."""
+        size = 0
+
+        async def counted() -> Any:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._max_body:
+                raise HTTPException(413, self._too_large)
+            return message
+
+        return counted
 
     # --- what becomes of it -------------------------------------------------------------------------------------------
 
