@@ -30,7 +30,7 @@ from suffice.optimizer.expression import Formula
 from suffice.optimizer.fitting import Fit, Prior
 from suffice.optimizer.models import Data
 
-COSTS = (2, 3, 5, 8, 12, 20)
+COSTS = (2, 3, 5, 8, 12, 20, 30)
 Params = Mapping[str, Any]
 
 
@@ -103,6 +103,44 @@ def mixture(x: np.ndarray, s: float) -> float:
     return -float((heights * np.exp(-((x - centres) ** 2).sum(1) / (2 * WIDTHS**2))).sum())
 
 
+def camel(x: np.ndarray, s: float) -> float:
+    """The six-hump camel, whose humps a low fidelity makes higher and turns."""
+    a, b, t = 4 * x[0] - 2, 2 * x[1] - 1, 1 - s
+    return float((4 + 0.8 * t - 2.1 * a**2 + a**4 / 3) * a**2 + (1 + t) * a * b + (4 * b**2 - 4) * b**2)
+
+
+def goldstein(x: np.ndarray, s: float) -> float:
+    """Goldstein and Price's function, over five orders of magnitude; a low fidelity moves it."""
+    a, b = 4 * x[0] - 2 + 0.1 * (1 - s), 4 * x[1] - 2 - 0.05 * (1 - s)
+    first = 1 + (a + b + 1) ** 2 * (19 - 14 * a + 3 * a**2 - 14 * b + 6 * a * b + 3 * b**2)
+    second = 30 + (2 * a - 3 * b) ** 2 * (18 - 32 * a + 12 * a**2 + 48 * b - 36 * a * b + 27 * b**2)
+    return float(first * second)
+
+
+def rosenbrock(x: np.ndarray, s: float) -> float:
+    """Rosenbrock's valley of three variables, which a low fidelity bends."""
+    z = 4 * x - 2
+    return float((100 * (z[1:] - (1 - 0.1 * (1 - s)) * z[:-1] ** 2) ** 2 + (1 - z[:-1]) ** 2).sum())
+
+
+HARTMANN3_A = np.array([[3, 10, 30], [0.1, 10, 35], [3, 10, 30], [0.1, 10, 35]])
+HARTMANN3_P = np.array([[3689, 1170, 2673], [4699, 4387, 7470], [1091, 8732, 5547], [381, 5743, 8828]]) * 1e-4
+
+
+def hartmann3(x: np.ndarray, s: float) -> float:
+    heights = np.array([1.0 - 0.1 * (1 - s), 1.2, 3.0, 3.2])
+    return -float(heights @ np.exp(-(HARTMANN3_A * (x - HARTMANN3_P) ** 2).sum(1)))
+
+
+WAVES = np.random.default_rng(5).standard_normal((200, 6)) / np.array([0.5] * 5 + [2.0])
+PHASES = np.random.default_rng(6).uniform(0, 2 * np.pi, 200)
+
+
+def drawn(x: np.ndarray, s: float) -> float:
+    """A function drawn from a Gaussian process over five variables and the fidelity."""
+    return float(np.cos(WAVES @ np.append(x, s) + PHASES).sum() / 10)
+
+
 SHARE, SOURCE = Float(0, 1), Categorical("exact", "cheap")
 PROBLEMS = {
     "currin": Problem(currin, 2, SHARE, 1.0, "0.1 + s**2"),
@@ -111,6 +149,11 @@ PROBLEMS = {
     "learning curve": Problem(learning_curve, 3, Int(1, 81, log=True), 81, "0.02 + s / 81"),
     "park": Problem(park, 4, SOURCE, "exact", "1 if s == 'exact' else 0.1"),
     "forrester": Problem(forrester, 1, SOURCE, "exact", "1 if s == 'exact' else 0.1"),
+    "camel": Problem(camel, 2, SHARE, 1.0, "(0.5 + s) / 1.5"),
+    "goldstein": Problem(goldstein, 2, SHARE, 1.0, "(0.5 + s) / 1.5"),
+    "rosenbrock": Problem(rosenbrock, 3, SHARE, 1.0, "(0.2 + s) / 1.2"),
+    "hartmann 3": Problem(hartmann3, 3, SHARE, 1.0, "(5 + s) / 6"),
+    "drawn": Problem(drawn, 5, SHARE, 1.0, "(1 + s) / 2"),
 }
 
 

@@ -15,18 +15,23 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy.linalg import solve_triangular
-from scipy.special import erfcx, expit, log_ndtr, ndtri
+from scipy.special import erfcx, expit, log_ndtr, ndtr, ndtri
 from scipy.stats import qmc
 
 from .kernel import VALUE, Sites
-from .models import JITTERS, FitError, GaussianProcess
+from .models import JITTERS, FitError, GaussianProcess, half_solve, potrf
 from .space import Space
 from .target import Target
 
 Batch = Float64[np.ndarray, "m d"]
 Values = Float64[np.ndarray, " m"]
 Acquisition = Callable[[Batch], tuple[Values, Batch]]  # log value and its gradient at every row
+
+
+def values_of(acquisition: Acquisition, X: Batch) -> Values:
+    """The log values without gradients: by a method ``values`` where an acquisition has one, which takes less."""
+    alone = getattr(acquisition, "values", None)
+    return acquisition(X)[0] if alone is None else np.asarray(alone(X))
 
 
 @dataclass(frozen=True)
@@ -61,23 +66,28 @@ class Situation:
 
 DRAWS = 64  # quasi-random draws of the noiseless values
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+ROOT_2, ROOT_HALF_PI = math.sqrt(2.0), math.sqrt(0.5 * math.pi)
 
 
 def log_h(z: np.ndarray) -> np.ndarray:
     """log(phi(z) + z Phi(z)), accurate for every z."""
-    out = np.empty_like(z)
     high = z > -1.0
+    if not high.any():
+        return _log_h_low(z)
+    out = np.empty_like(z)
     zh = z[high]
-    out[high] = np.log(np.exp(-0.5 * zh * zh - LOG_SQRT_2PI) + zh * norm_cdf(zh))
-    zl = z[~high]
-    # phi(z) (1 - |z| Q(z)/phi(z)); beyond 1e4 the difference is 1/z^2 to double precision
-    ratio = np.where(zl > -1e4, 1.0 + zl * math.sqrt(math.pi / 2.0) * erfcx(-zl / math.sqrt(2.0)), 1.0 / (zl * zl))
-    out[~high] = -0.5 * zl * zl - LOG_SQRT_2PI + np.log(ratio)
+    out[high] = np.log(np.exp(-0.5 * zh * zh - LOG_SQRT_2PI) + zh * ndtr(zh))
+    out[~high] = _log_h_low(z[~high])
     return out
 
 
-def norm_cdf(z: np.ndarray) -> np.ndarray:
-    return np.exp(log_ndtr(z))
+def _log_h_low(z: np.ndarray) -> np.ndarray:
+    """The same for z <= -1: phi(z) (1 - |z| Q(z)/phi(z)); beyond 1e4 the difference is 1/z^2 to double precision."""
+    ratio = 1.0 + z * (ROOT_HALF_PI * erfcx(-z / ROOT_2))
+    far = z < -1e4
+    if far.any():
+        ratio = np.where(far, 1.0 / (z * z), ratio)
+    return -0.5 * z * z - LOG_SQRT_2PI + np.log(ratio)
 
 
 def normal_draws(dimension: int, draws: int, seed: int) -> Float64[np.ndarray, "b s"]:
@@ -101,26 +111,25 @@ class Draws:
     ) -> None:
         self._kernel, self._mean = gp.kernel, gp.hyperparameters.mean
         self._sites, known, noise = _values_and_slopes(gp, base)
-        mean, covariance = gp.joint(base)
-        self.values = mean[:, None]
-        if normals is not None:
-            self.values = self.values + root(covariance, gp.hyperparameters.signal) @ normals
+        if normals is None:
+            self.values = gp.posterior_mean(base)[:, None]
+        else:
+            mean, covariance = gp.joint(base)
+            self.values = mean[:, None] + root(covariance, gp.hyperparameters.signal) @ normals
         self._L = root(self._sites.covariance() + np.diag(noise), self._sites.variance)
         targets = np.concatenate([self.values, np.repeat(known[:, None], self.values.shape[1], axis=1)])
-        half = solve_triangular(
-            self._L, targets - self._mean * self._sites.basis[:, None], lower=True, check_finite=False
-        )
-        self._A = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False)  # (t, s)
+        half = half_solve(self._L, targets - self._mean * self._sites.basis[:, None])
+        self._A = half_solve(self._L, half, transposed=True)  # (t, s)
 
     def at(self, X: Batch) -> Drawn:
         """Every draw's posterior at the rows of X."""
         cross = self._sites.cross(X)
         prior = self._kernel.variance(X)
-        half = solve_triangular(self._L, cross.k.T, lower=True, check_finite=False)  # (t, m)
+        half = half_solve(self._L, cross.k.T)  # (t, m)
         sd: np.ndarray = np.sqrt(np.maximum(prior - (half * half).sum(0), 1e-14 * prior))
 
         def pull(d_mean: np.ndarray, d_sd: np.ndarray) -> Batch:
-            inverse_k = solve_triangular(self._L, half, lower=True, trans=1, check_finite=False).T  # (m, t)
+            inverse_k = half_solve(self._L, half, transposed=True).T  # (m, t)
             by_k = d_mean @ self._A.T - (d_sd / sd)[:, None] * inverse_k
             return cross.pull(by_k) + self._kernel.pull_variance(0.5 * d_sd / sd, X)
 
@@ -161,18 +170,31 @@ class NoisyExpectedImprovement:
         value, d_mean, d_sd = self._log_mean(drawn.mean - self.best, drawn.sd)
         return value, drawn.pull(d_mean, d_sd)
 
+    def values(self, X: Batch) -> Values:
+        """The logarithm alone."""
+        drawn = self._draws.at(X)
+        lh = log_h((drawn.mean - self.best) / drawn.sd[:, None])
+        return np.log(drawn.sd) + _log_sum(lh) - math.log(lh.shape[1])
+
     def _log_mean(self, rise: np.ndarray, sd: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The log of the average over the draws, and its derivatives in each draw's mean (m, draws) and in sd (m,)."""
         z = rise / sd[:, None]
         lh = log_h(z)
-        top = lh.max(1)
-        total = top + np.log(np.exp(lh - top[:, None]).sum(1))  # scipy's logsumexp takes as long as all the rest
+        total = _log_sum(lh)
         value = np.log(sd) + total - math.log(lh.shape[1])
         # d log h / d mu = Phi / (h sd); the weights are the draws' shares of the sum
         shares = np.exp(lh - total[:, None])
         d_mu = shares * np.exp(log_ndtr(z) - lh) / sd[:, None]
         d_sd = (shares * np.exp(-0.5 * z * z - LOG_SQRT_2PI - lh)).sum(1) / sd  # d log / d sd of h(z) sd, in full
         return value, d_mu, d_sd
+
+
+def _log_sum(log: Float64[np.ndarray, "m s"]) -> Values:
+    """log sum exp of every row (SciPy's takes as long as all the rest)."""
+    if log.shape[1] == 1:
+        return log[:, 0]
+    top = log.max(1)
+    return top + np.log(np.exp(log - top[:, None]).sum(1))
 
 
 def expected_improvement(s: Situation) -> Acquisition:
@@ -202,6 +224,13 @@ class LogFeasibility:
             gradient += (ratio / sd)[:, None] * (d_mean - z[:, None] * d_sd)
         return value, gradient
 
+    def values(self, X: Batch) -> Values:
+        total = np.zeros(len(X))
+        for gp, bound in self._models:
+            mean, sd = gp.posterior(X)
+            total += log_ndtr((mean - bound) / sd)
+        return total
+
 
 class Sum:
     """The product of acquisitions, as a sum of logarithms."""
@@ -212,6 +241,9 @@ class Sum:
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
         pieces = [part(X) for part in self._parts]
         return sum(p[0] for p in pieces), sum(p[1] for p in pieces)  # type: ignore[return-value]
+
+    def values(self, X: Batch) -> Values:
+        return np.sum([values_of(part, X) for part in self._parts], axis=0)
 
 
 def log_positive_part(u: Values, softness: float) -> tuple[Values, Values]:
@@ -255,8 +287,7 @@ def _values_and_slopes(
 def root(covariance: np.ndarray, scale: float | Values) -> np.ndarray:
     """A lower Cholesky factor, with the smallest jitter that gives one, relative to ``scale``."""
     for jitter in (1e-11, *JITTERS[1:]):
-        try:
-            return np.linalg.cholesky(covariance + np.diag(np.full(len(covariance), jitter * scale)))
-        except np.linalg.LinAlgError:
-            continue
+        L, info = potrf(covariance + np.diag(np.full(len(covariance), jitter * scale)), lower=1)
+        if info == 0:
+            return np.asarray(L)
     raise FitError

@@ -14,7 +14,7 @@ import math
 import numpy as np
 from scipy.special import log_ndtr
 
-from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, log_h, posterior_with_gradient
+from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, log_h, posterior_with_gradient, values_of
 from .models import GaussianProcess
 
 
@@ -54,6 +54,9 @@ class PerCost:
         value, gradient = self._acquisition(X)
         log_cost, d_log_cost = self._cost(X)
         return value - log_cost, gradient - d_log_cost
+
+    def values(self, X: Batch) -> Values:
+        return values_of(self._acquisition, X) - values_of(self._cost, X)
 
 
 class GittinsIndex:

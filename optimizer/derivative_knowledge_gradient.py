@@ -15,13 +15,12 @@ import math
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.linalg import solve_triangular
 from scipy.special import logsumexp
 
 from .acquisition import Batch, Situation, Values, normal_draws
 from .kernel import SLOPE_VARIANCE, VALUE
-from .knowledge_gradient import NOTHING, Fantasies, Points, _domain, expected_rise
-from .models import NOISE_FLOOR, GaussianProcess
+from .knowledge_gradient import NOTHING, Fantasies, Points, discretised, expected_rise
+from .models import NOISE_FLOOR, GaussianProcess, half_solve
 
 STEP = 1e-5  # of the differences, in the cube
 ROWS = 256  # rows of x that are worked on at once
@@ -88,7 +87,7 @@ class DerivativeKnowledgeGradient:
         kernel = f.gp.kernel
         sites = kernel.sites(X, np.repeat(np.arange(m), q), np.tile(self._column, m))
         k = f.sites.between(sites)
-        V = solve_triangular(f.L, k, lower=True, check_finite=False)
+        V = half_solve(f.L, k)
         with_A = (self._sites.between(sites) - self._V.T @ V).reshape(-1, m, q).transpose(1, 0, 2)
         V = V.reshape(-1, m, q).transpose(1, 0, 2)
         C = -V.transpose(0, 2, 1) @ V
@@ -129,5 +128,5 @@ def derivative_knowledge_gradient(
     f = Fantasies(s.gp, s.pending, fantasies, s.seed)
     numbers = np.flatnonzero(s.space.ordered & ~s.space.columns(s.space.fixed))
     columns = numbers if s.gp.data.gradients is None else np.unique(s.gp.data.gradients.column)
-    A = _domain(s, f, discretisation, np.random.default_rng(s.seed))
+    A = discretised(s, f, discretisation, np.random.default_rng(s.seed))
     return DerivativeKnowledgeGradient(f, A, columns, numbers, draws=draws, seed=s.seed)

@@ -8,7 +8,7 @@ sizes that matter.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,6 +29,7 @@ from .models import (
     potrf,
     potri,
 )
+from .plain_loss import PlainLoss
 from .warping import Warp
 
 LENGTHSCALE_BOUNDS = (1e-3, 1e3)
@@ -36,6 +37,8 @@ SIGNAL_BOUNDS = (1e-2, 1e2)
 NOISE_BOUNDS = (NOISE_FLOOR, 1.0)
 EVIDENCE = 2.0  # nats by which a richer model has to be more probable than a plainer one
 LOG_TAU = np.linspace(-8.0, 4.0, 49)  # nodes for the global shrinkage of a sparse prior, about its scale
+ENOUGH = 1e-6  # of the loss: what a last step of a fit may still gain
+IDLE = 0.25  # nats, roughly, that a fit has to promise
 SUBSET = 200  # rows on which everything is compared; with more, the winner is refined on all
 
 
@@ -107,6 +110,9 @@ class Prior:
         total = float(np.logaddexp.reduce(log_p))
         slope = np.exp(log_p - total) @ np.tanh(u)
         return -total, -2.0 * slope
+
+
+Loss = Callable[[Float64[np.ndarray, " t"]], tuple[float, Float64[np.ndarray, " t"]]]
 
 
 @dataclass(frozen=True)
@@ -224,8 +230,16 @@ def fit_additive(data: Data, prior: Prior, plain: Fit, apart: tuple[bool, ...]) 
 
 
 def refine(data: Data, prior: Prior, start: Hyperparameters) -> Fit:
-    """The nearest optimum to hyperparameters found on part of the data; whether there is noise is settled."""
-    return _fit(data, prior, _free(data, start), [start], start.noise)
+    """The nearest optimum to hyperparameters found on part of the data; whether there is noise is settled.
+
+    They stay what they are where the slope of the loss says that others would hardly be more probable.
+    """
+    free = _free(data, start)
+    fixed = replace(start, mean=0.0)
+    loss, slope = _loss(data, prior, free, fixed)(free.write(start))
+    if float(slope @ slope) < IDLE * len(data.targets):  # the curvature grows with the results: about n / 2
+        return Fit(loss, fixed)
+    return _fit(data, prior, free, [start], start.noise)
 
 
 def _free(data: Data, h: Hyperparameters) -> Free:
@@ -240,17 +254,24 @@ def _free(data: Data, h: Hyperparameters) -> Free:
 
 def _fit(data: Data, prior: Prior, free: Free, starts: Sequence[Hyperparameters], noise: float) -> Fit:
     best: Fit | None = None
+    bounds = free.bounds(data.group_count)
     for start in starts:
         fixed = replace(start, noise=noise, slope_noise=NOISE_FLOOR, mean=0.0)
-        arguments = (data, prior, free, fixed)
-        bounds = free.bounds(data.group_count)
-        theta = free.write(start)
-        found = minimize(negative_log_posterior, theta, args=arguments, jac=True, method="L-BFGS-B", bounds=bounds)
+        loss, theta = _loss(data, prior, free, fixed), free.write(start)
+        found = minimize(loss, theta, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": ENOUGH})
         if np.isfinite(found.fun) and (best is None or found.fun < best.loss):
             best = Fit(float(found.fun), free.read(found.x, data, fixed))
     if best is None:
         raise FitError
     return best
+
+
+def _loss(data: Data, prior: Prior, free: Free, fixed: Hyperparameters) -> Loss:
+    """The negative log posterior density as a function of what is free."""
+    special = free.warped or free.slope_noise or fixed.warp is not None or fixed.shares is not None
+    if not special and PlainLoss.suits(data):
+        return PlainLoss(data, prior.negative_log, infer=free.noise, noise=fixed.noise)
+    return lambda theta: negative_log_posterior(theta, data, prior, free, fixed)
 
 
 def _log_cosh(u: np.ndarray) -> np.ndarray:

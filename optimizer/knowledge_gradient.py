@@ -26,14 +26,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from scipy.linalg import solve_triangular
 from scipy.special import log_ndtr, logsumexp, ndtri
 
 from .acquisition import LOG_SQRT_2PI, Acquisition, Batch, Situation, Values, log_h, normal_draws, root
 from .cost import PerCost
 from .kernel import Cross, Sites
-from .models import GaussianProcess
-from .search import Exclusion, _candidates, _evaluate, _polish, _spread, grid, maximise
+from .models import GaussianProcess, half_solve
+from .search import Exclusion, candidates, evaluate, grid, maximise, polish, spread_starts
 from .space import Space
 from .target import CrossWithValues, OwnCross, Target, ValueCross, ValueSites
 
@@ -166,7 +165,7 @@ class Fantasies:
             self._condition(pending)
             draws = normal_draws(len(pending), 1 << (count - 1).bit_length(), seed)[:, :count]  # powers of 2 balance
             half = np.concatenate([np.repeat(half, count, 1), draws])
-        self.alpha = solve_triangular(self.L, half, lower=True, trans=1, check_finite=False)  # (t, fantasies)
+        self.alpha = half_solve(self.L, half, transposed=True)  # (t, fantasies)
 
     def _condition(self, points: Points) -> None:
         """The factor of the covariance, longer by ``points``."""
@@ -188,10 +187,10 @@ class Fantasies:
         return kernel.sites(A) if self.target is None else ValueSites(self.target, kernel, A)
 
     def half_solve(self, cross: Cross | ValueCross) -> Float64[np.ndarray, "t _"]:
-        return solve_triangular(self.L, cross.k.T, lower=True, check_finite=False)
+        return half_solve(self.L, cross.k.T)
 
     def solve(self, half: Float64[np.ndarray, "t _"]) -> Float64[np.ndarray, "t _"]:
-        return solve_triangular(self.L, half, lower=True, trans=1, check_finite=False)
+        return half_solve(self.L, half, transposed=True)
 
     def means(self, X: Points) -> Float64[np.ndarray, "_ f"]:
         """Posterior means of the values at the rows of X, one column per fantasy."""
@@ -300,7 +299,7 @@ class KnowledgeGradient:
 def knowledge_gradient(s: Situation, discretisation: int, fantasies: int) -> KnowledgeGradient:
     """The knowledge gradient over a whole small finite space, else over ``discretisation`` points of it."""
     f = Fantasies(s.gp, s.pending, fantasies, s.seed, s.target)
-    return KnowledgeGradient(f, _domain(s, f, discretisation, np.random.default_rng(s.seed)))
+    return KnowledgeGradient(f, discretised(s, f, discretisation, np.random.default_rng(s.seed)))
 
 
 def knowledge_gradient_per_cost(s: Situation, discretisation: int, fantasies: int) -> PerCost:
@@ -312,7 +311,7 @@ def knowledge_gradient_per_cost(s: Situation, discretisation: int, fantasies: in
 def posterior_mean_improvement(s: Situation, fantasies: int) -> KnowledgeGradient:
     """The expected rise of the best posterior mean over the visited points and x; with exact values EI."""
     f = Fantasies(s.gp, s.pending, fantasies, s.seed, s.target)
-    return KnowledgeGradient(f, _visited(s))
+    return KnowledgeGradient(f, visited_designs(s))
 
 
 def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fantasies: int) -> KnowledgeGradient:
@@ -323,7 +322,7 @@ def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fanta
     """
     f = Fantasies(s.gp, s.pending, fantasies, s.seed, s.target)
     rng = np.random.default_rng(s.seed)
-    acquisition = KnowledgeGradient(f, _domain(s, f, 4 * solutions, rng))
+    acquisition = KnowledgeGradient(f, discretised(s, f, 4 * solutions, rng))
     if s.space.cardinality <= EXACT_UP_TO:
         return acquisition
     for _ in range(rounds):
@@ -332,29 +331,29 @@ def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fanta
             break
         x = found.x[None]
         best = [_peaks(s, f.mean_after(x, z), acquisition.A, rng)[:1] for z in _levels(solutions)]
-        A = _unique(np.concatenate([acquisition.A, _designs(s, x), *best]))
-        acquisition = KnowledgeGradient(f, A[_counts(s, A)])
+        A = distinct(np.concatenate([acquisition.A, _designs(s, x), *best]))
+        acquisition = KnowledgeGradient(f, A[counting(s, A)])
     return acquisition
 
 
 # --- where the best mean may lie --------------------------------------------------------------------------------------
 
 
-def _domain(s: Situation, f: Fantasies, size: int, rng: np.random.Generator) -> Points:
+def discretised(s: Situation, f: Fantasies, size: int, rng: np.random.Generator) -> Points:
     """The points whose best mean is to rise: all of a small finite space, else visited, peaks and possible bests."""
-    visited, designs = _visited(s), _design_space(s)
+    visited, designs = visited_designs(s), _design_space(s)
     if designs.cardinality <= EXACT_UP_TO:
         A = grid(designs)
-        return _unique(np.concatenate([visited, A[_counts(s, A)]]))
+        return distinct(np.concatenate([visited, A[counting(s, A)]]))
     visited = visited[np.argsort(-f.means(visited).mean(1), kind="stable")]
     peaks = _peaks(s, f.mean(), visited[:16], rng)[: max(size // 4, 1)]
-    A = np.concatenate([visited[: max(size // 4, 1)], peaks[_counts(s, peaks)]])
-    pool = _candidates(s.space, rng, A)
+    A = np.concatenate([visited[: max(size // 4, 1)], peaks[counting(s, peaks)]])
+    pool = candidates(s.space, rng, A)
     trials = pool[rng.choice(len(pool), min(TRIALS, len(pool)), replace=False)]
     pool = _designs(s, pool)
-    pool = pool[_counts(s, pool)]
+    pool = pool[counting(s, pool)]
     pool = pool[_possible_best(f, pool, trials)] if len(pool) else pool
-    return _unique(np.concatenate([A, pool]))[:size]
+    return distinct(np.concatenate([A, pool]))[:size]
 
 
 def _design_space(s: Situation) -> Space:
@@ -367,19 +366,19 @@ def _designs(s: Situation, X: Points) -> Points:
     return X if s.target is None else s.target.designs(X)
 
 
-def _visited(s: Situation) -> Points:
+def visited_designs(s: Situation) -> Points:
     """The attainable designs that some trial tried."""
     visited = _designs(s, s.base[s.attainable])
-    return visited if s.target is None else _unique(visited)
+    return visited if s.target is None else distinct(visited)
 
 
 def _peaks(s: Situation, mean: Acquisition, near: Points, rng: np.random.Generator) -> Points:
     """Local maxima of a posterior mean, the highest first."""
     space = _design_space(s)
-    X = _candidates(space, rng, near)
-    values = _evaluate(mean, X)
+    X = candidates(space, rng, near)
+    values = evaluate(mean, X)
     order = np.argsort(-values, kind="stable")
-    tops, values = _polish(mean, space, *_spread(X[order], values[order]), rng)
+    tops, values = polish(mean, space, *spread_starts(X[order], values[order]), rng)
     return tops[np.argsort(-values, kind="stable")]
 
 
@@ -397,14 +396,14 @@ def _levels(count: int) -> list[float]:
     return [float(z) for z in ndtri((np.arange(count) + 0.5) / count)]
 
 
-def _counts(s: Situation, A: Points) -> Bool[np.ndarray, " a"]:
+def counting(s: Situation, A: Points) -> Bool[np.ndarray, " a"]:
     """Which points may be picked in the end: with outcome constraints, those that more likely hold them than not."""
     if s.feasibility is None or not len(A):
         return np.ones(len(A), dtype=bool)
-    return _evaluate(s.feasibility, A) >= math.log(0.5)
+    return evaluate(s.feasibility, A) >= math.log(0.5)
 
 
-def _unique(A: Points) -> Points:
+def distinct(A: Points) -> Points:
     """The rows without repetitions, in order of first appearance."""
     _, first = np.unique(np.round(A, 9), axis=0, return_index=True)
     return A[np.sort(first)]

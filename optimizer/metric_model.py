@@ -1,6 +1,7 @@
 """The model of one metric: on which scale of y, with which hyperparameters, and which results are set aside.
 
-What is expensive is decided at milestones, on the rows there were then; so it depends on the trials alone.
+What is expensive is decided at milestones, on the rows there were then; from there the hyperparameters follow the
+results one by one. So all of it depends on the trials alone, and what is asked again after one more trial costs little.
 """
 
 from __future__ import annotations
@@ -50,26 +51,46 @@ def fit_metric(
 ) -> tuple[MetricModel, tuple[str, ...]]:
     """The model of all results, on a ``linear`` scale of y or the likeliest one, and what had to be done, in words.
 
-    What was decided on the first of the results, up to the last milestone, holds for all.
+    What was decided on the first of the results, up to the last milestone, holds for all; of up to SUBSET, the
+    hyperparameters follow every one of the others.
     """
     choice = ModelChoice() if choice is None else choice
     results, cut = _manageable(results, sign)
     n = len(results)
-    milestone = milestone_of(n)
-    headroom, hyperparameters, rho = _decide(results.first(milestone), sign, prior, choice, linear)
-    data = results.on(scale := _scale(results.values, sign, headroom, choice))
-    if choice.outliers and hyperparameters is not None:
-        known = np.zeros(n)
-        known[: len(rho)] = rho
-        data = replace(data, extra=set_aside(replace(data, extra=known), hyperparameters))
-    if hyperparameters is not None and milestone < n and len(data.targets) <= SUBSET:
-        hyperparameters = _refined(data, prior, hyperparameters)
-    gp, steps = condition_safely(data, prior, hyperparameters)
+    if results.observations.sum() > SUBSET:
+        decided = _decide(results.first(milestone_of(n)), sign, prior, choice, linear)
+    else:
+        decided = _follow(results, sign, prior, choice, linear)
+    scale = _scale(results.values, sign, decided.headroom, choice)
+    data = _data(results, scale, choice, decided)
+    gp, steps = condition_safely(data, prior, decided.hyperparameters)
     noisy = bool((data.diagonal(gp.hyperparameters.noise) > NOISY_FROM).any())
     outliers = () if data.extra is None else tuple(int(t) for t in np.unique(results.trials[data.extra > 0.0]))
     if outliers:
         steps = (*steps, f"set aside as outliers: {', '.join(map(str, outliers))}")
     return MetricModel(gp, scale, noisy, outliers), cut + steps
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The headroom of a logarithmic scale (None: linear) and the hyperparameters for it (None: no fit succeeded).
+
+    Beside them the noise variances that outliers add, where all of the results were looked at for that.
+    """
+
+    headroom: float | None
+    hyperparameters: Hyperparameters | None
+    rho: tuple[float, ...] = ()
+
+
+def _data(results: Results, scale: Scale, choice: ModelChoice, decided: Decided) -> Data:
+    """All results on a scale, with what outliers add to the noise."""
+    data = results.on(scale)
+    if not choice.outliers or decided.hyperparameters is None:
+        return data
+    known = np.zeros(len(results))
+    known[: len(decided.rho)] = decided.rho
+    return replace(data, extra=set_aside(replace(data, extra=known), decided.hyperparameters))
 
 
 def fit_or_none(data: Data, prior: Prior, starts: Sequence[Hyperparameters] | None = None) -> Fit | None:
@@ -95,21 +116,34 @@ def _manageable(results: Results, sign: float) -> tuple[Results, tuple[str, ...]
 
 
 def milestone_of(n: int) -> int:
-    """The largest of 30, 33, 36, ... (a tenth more each time) that is at most n; n itself below 30."""
+    """The largest of 30, 37, 46, 57, ... that is at most n; n itself below 30.
+
+    Each is a quarter more than the last, and a tenth more beyond SUBSET, where nothing is refined in between.
+    """
     milestone = min(30, n)
-    while milestone >= 30 and milestone + milestone // 10 <= n:
-        milestone += milestone // 10
+    while milestone >= 30:
+        further = milestone + milestone // (4 if milestone <= SUBSET else 10)
+        if further > n:
+            break
+        milestone = further
     return milestone
 
 
-@lru_cache(maxsize=256)  # between milestones the same question comes with every trial
-def _decide(
-    results: Results, sign: float, prior: Prior, choice: ModelChoice, linear: bool
-) -> tuple[float | None, Hyperparameters | None, tuple[float, ...]]:
-    """The headroom of a logarithmic scale (None: linear) and the hyperparameters for it (None: no fit succeeded).
+@lru_cache(maxsize=256)  # every trial but the last was followed before
+def _follow(results: Results, sign: float, prior: Prior, choice: ModelChoice, linear: bool) -> Decided:
+    """What was decided at the last milestone, with hyperparameters that follow the results since, one by one."""
+    if milestone_of(len(results)) == len(results):
+        return _decide(results, sign, prior, choice, linear)
+    before = _follow(results.first(len(results) - 1), sign, prior, choice, linear)
+    if before.hyperparameters is None:
+        return before
+    data = _data(results, _scale(results.values, sign, before.headroom, choice), choice, before)
+    return replace(before, hyperparameters=_refined(data, prior, before.hyperparameters))
 
-    Beside them the noise variances that outliers add, where all of the results were looked at for that.
-    """
+
+@lru_cache(maxsize=256)  # between milestones the same question comes with every trial
+def _decide(results: Results, sign: float, prior: Prior, choice: ModelChoice, linear: bool) -> Decided:
+    """What is expensive: everything compared, on a part of many results."""
     headroom: float | None = None
     rho: Float64[np.ndarray, " n"] | None = None
     if choice.outliers:
@@ -117,7 +151,7 @@ def _decide(
     else:
         headroom, found = choose_headroom(results, sign, prior, linear=linear)
     if found is None:
-        return None, None, ()
+        return Decided(None, None)
     scale = _scale(results.values, sign, headroom, choice)
     part = replace(results.part(sign, SUBSET).on(scale), extra=rho)
     if choice.warping and results.ordered:
@@ -125,11 +159,11 @@ def _decide(
     if any(results.apart):
         found = fit_additive(part, prior, found, results.apart)
     if results.observations.sum() <= SUBSET:
-        return headroom, found.hyperparameters, () if rho is None else tuple(rho)
+        return Decided(headroom, found.hyperparameters, () if rho is None else tuple(rho))
     data = results.part(sign, REFINED).on(scale)
     if choice.outliers:
         data = replace(data, extra=set_aside(data, found.hyperparameters))
-    return headroom, _refined(data, prior, found.hyperparameters), ()
+    return Decided(headroom, _refined(data, prior, found.hyperparameters))
 
 
 def _with_outliers(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from scipy.linalg import get_lapack_funcs, solve_triangular
+from scipy.linalg import get_lapack_funcs
 
 from .additive import AdditiveKernel, Shares
 from .kernel import VALUE, Kernel, Sites
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Matrix = Float64[np.ndarray, "n d"]
 Vector = Float64[np.ndarray, " n"]
 
-potrf, potri, potrs = get_lapack_funcs(("potrf", "potri", "potrs"), dtype=np.float64)
+potrf, potri, potrs, trtrs = get_lapack_funcs(("potrf", "potri", "potrs", "trtrs"), dtype=np.float64)
 
 NOISE_FLOOR = 1e-8  # smallest noise variance of a deterministic objective, in units of the standardised y
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)  # added to the diagonal, relative to the signal variance, until Cholesky succeeds
@@ -146,6 +146,14 @@ def mean_and_weights(L: np.ndarray, y: Vector, basis: Vector) -> tuple[float, Ve
     return m, solved[:, 0] - m * solved[:, 1]
 
 
+def half_solve(
+    L: Float64[np.ndarray, "t t"], B: Float64[np.ndarray, "t m"], *, transposed: bool = False
+) -> Float64[np.ndarray, "t m"]:
+    """L^-1 B for a lower triangular L, or L'^-1 B (LAPACK itself: SciPy's checks take longer than small systems)."""
+    solved: np.ndarray = trtrs(L, B, lower=1, trans=int(transposed))[0]
+    return solved
+
+
 # --- posterior --------------------------------------------------------------------------------------------------------
 
 
@@ -192,11 +200,11 @@ class GaussianProcess:
 
     def half_solve(self, B: Float64[np.ndarray, "t m"]) -> Float64[np.ndarray, "t m"]:
         """L^-1 B, where L L' is the covariance of the observations."""
-        return solve_triangular(self.L, B, lower=True, check_finite=False)
+        return half_solve(self.L, B)
 
     def solve(self, B: Float64[np.ndarray, "t m"]) -> Float64[np.ndarray, "t m"]:
         """L'^-1 B: what turns `half_solve`'s answer into that of the whole covariance."""
-        return solve_triangular(self.L, B, lower=True, trans=1, check_finite=False)
+        return half_solve(self.L, B, transposed=True)
 
     def leave_one_out(self) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each value given all others (Rasmussen and Williams 2006, eq. 5.12).

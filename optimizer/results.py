@@ -39,7 +39,9 @@ class Results:
     @classmethod
     def of(cls, space: Space, trials: Sequence[Trial], metric: str, noise: Noise) -> Results:
         """What the completed trials measured of ``metric``; ``noise`` holds where a measurement has no stderr."""
-        found = [(t, m) for t in measured(trials, metric) for m in t.final if m.metric == metric]
+        found = [
+            (t, m) for t in measured(trials, metric) for m in t.measurements if m.metric == metric and m.step is None
+        ]
         unknown = np.nan if noise == "auto" else 0.0 if noise == "none" else float(noise)
         slopes = None
         if any(m.gradient for _, m in found):
@@ -139,4 +141,8 @@ class Results:
 
 def measured(trials: Sequence[Trial], metric: str) -> list[Trial]:
     """The completed trials with a result for ``metric``."""
-    return [t for t in trials if t.state is TrialState.COMPLETED and metric in t.values]
+    return [
+        t
+        for t in trials
+        if t.state is TrialState.COMPLETED and any(m.metric == metric and m.step is None for m in t.measurements)
+    ]

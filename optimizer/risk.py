@@ -21,9 +21,9 @@ from jaxtyping import Float64
 from scipy.special import logsumexp
 
 from .acquisition import Batch, Situation, Values, normal_draws
-from .knowledge_gradient import Fantasies, _counts, _unique, _visited, expected_rise
+from .knowledge_gradient import Fantasies, counting, distinct, expected_rise, visited_designs
 from .models import GaussianProcess
-from .search import _candidates, grid
+from .search import candidates, grid
 from .target import Target
 
 Points = Float64[np.ndarray, "_ d"]
@@ -137,9 +137,9 @@ def _designs(s: Situation, target: Target, f: Fantasies, size: int, rng: np.rand
     space = target.space
     if space.cardinality <= EXACT_UP_TO:
         A = grid(space)
-        return _unique(np.concatenate([_visited(s), A[_counts(s, A)]]))
-    A = _visited(s)
-    new = _candidates(space, rng, A)
+        return distinct(np.concatenate([visited_designs(s), A[counting(s, A)]]))
+    A = visited_designs(s)
+    new = candidates(space, rng, A)
     mean, upper = np.empty(0), np.empty(0)
     A = A[:0]
     for scale, copies in ((0.0, 0), *REFINED):
@@ -148,13 +148,13 @@ def _designs(s: Situation, target: Target, f: Fantasies, size: int, rng: np.rand
             new = space.perturb(np.repeat(best, copies, 0), scale, rng)
             new = new[space.feasible(new)]
         else:
-            new = np.concatenate([_visited(s), new])
+            new = np.concatenate([visited_designs(s), new])
         new = target.designs(new)
-        new = _unique(new[_counts(s, new)])
+        new = distinct(new[counting(s, new)])
         if len(new):
             found = tails(f, target, new, DRAWS // 2)
             A = np.concatenate([A, new])
             mean = np.concatenate([mean, found.mean.mean(0)])
             upper = np.concatenate([upper, found.mean.mean(0) + found.sd])
     order = np.concatenate([np.argsort(-mean, kind="stable")[: size // 2], np.argsort(-upper, kind="stable")])
-    return _unique(A[order])[:size]
+    return distinct(A[order])[:size]

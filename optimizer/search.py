@@ -1,8 +1,9 @@
-"""Maximise an acquisition over a space: many starts, batched L-BFGS-B on what is continuous, moves on what is not.
+"""Maximise an acquisition over a space: many starts, all climbing at once on what is continuous, moves on what is not.
 
 Small finite spaces are enumerated, so their answer is exact. Everywhere else candidates are quasi-random points and
 perturbed incumbents (BoTorch's default of quasi-random points alone misses the maximum once data cluster around the
-optimum); the best are polished by L-BFGS-B over their continuous columns and by one-parameter moves over the discrete.
+optimum); the best are polished by quasi-Newton steps over their continuous columns (`ascent.py`) and by one-parameter
+moves over the discrete.
 A search may be bounded to a `Box` around an incumbent: then everything that is looked at lies in it.
 """
 
@@ -15,7 +16,8 @@ from jaxtyping import Bool, Float64
 from scipy.optimize import minimize
 from scipy.stats import qmc
 
-from .acquisition import Acquisition
+from .acquisition import Acquisition, values_of
+from .ascent import ascend
 from .space import Space
 
 Cube = Float64[np.ndarray, "_ d"]  # any number of rows
@@ -23,8 +25,10 @@ Row = Float64[np.ndarray, " d"]
 
 ENUMERATE_UP_TO = 4096  # configurations
 CANDIDATES = 512  # quasi-random, and half as many perturbed incumbents
+SCALES = (0.1, 0.02, 0.004)  # of the steps from incumbents
 RESTARTS = 8
 MOVED = 20  # parameters that are drawn anew in a candidate inside a box, on average
+TOLERANCE = 1e-6  # in the logarithm of an acquisition: what a last step of a climb may still gain
 ROUNDS = 5  # of discrete moves with polishing in between
 
 
@@ -72,6 +76,10 @@ class _Continued:
         np.put_along_axis(gradient, order, ordered, 1)
         return values, gradient
 
+    def values(self, X: Cube) -> np.ndarray:
+        order = self.space.falling(X)
+        return values_of(self.acquisition, X if order is None else np.take_along_axis(X, order, 1))
+
 
 class Exclusion:
     """Rows that must not be suggested again."""
@@ -102,22 +110,22 @@ def maximise(
 
     With a ``box``, which holds at least one of the incumbents, it lies in there as long as that holds any that is new.
     """
-    acquisition = _Continued(acquisition, space)
+    if space.falling(incumbents[:0]) is not None:
+        acquisition = _Continued(acquisition, space)
     if space.cardinality <= ENUMERATE_UP_TO:
         X = grid(space)
         inside = _best_of(acquisition, X[box.holds(X)], excluded) if box is not None else None
         return inside or _best_of(acquisition, X, excluded)
-    X = _candidates(space, rng, incumbents) if box is None else _candidates_inside(box, space, rng, incumbents)
-    values = _evaluate(acquisition, X)
+    X = candidates(space, rng, incumbents) if box is None else _candidates_inside(box, space, rng, incumbents)
+    values = evaluate(acquisition, X)
     order = np.argsort(-values, kind="stable")
-    starts, start_values = _spread(X[order], values[order])
-    tops, top_values = _polish(acquisition, space, starts, start_values, rng, box)
+    starts, start_values = spread_starts(X[order], values[order])
+    tops, top_values = polish(acquisition, space, starts, start_values, rng, box)
     X, values = np.concatenate([tops, X]), np.concatenate([top_values, values])
     order = np.argsort(-values, kind="stable")
-    allowed = excluded.allows(X[order])
-    if allowed.any():
-        i = order[np.argmax(allowed)]
-        return Found(X[i], float(values[i]))
+    for i in order:
+        if excluded.allows(X[i : i + 1])[0]:
+            return Found(X[i], float(values[i]))
     fresh = space.sample(4 * CANDIDATES, rng)  # everything looked at so far is taken
     return _best_of(acquisition, fresh, excluded)
 
@@ -132,27 +140,30 @@ def _best_of(acquisition: Acquisition, X: Cube, excluded: Exclusion) -> Found | 
     X = X[excluded.allows(X)]
     if not len(X):
         return None
-    values = _evaluate(acquisition, X)
+    values = evaluate(acquisition, X)
     best = int(np.argmax(values))
     return Found(X[best], float(values[best]))
 
 
-def _evaluate(acquisition: Acquisition, X: Cube) -> np.ndarray:
-    return np.concatenate([acquisition(X[i : i + 256])[0] for i in range(0, len(X), 256)])
+def evaluate(acquisition: Acquisition, X: Cube) -> np.ndarray:
+    """The values of any number of rows, not too many at a time."""
+    return np.concatenate([values_of(acquisition, X[i : i + 256]) for i in range(0, len(X), 256)])
 
 
-def _candidates(space: Space, rng: np.random.Generator, incumbents: Cube) -> Cube:
-    X = _quasi_random(space, rng)
-    X = X[space.feasible(X)]
+def candidates(space: Space, rng: np.random.Generator, incumbents: Cube) -> Cube:
+    """Feasible configurations everywhere, the incumbents, and more near them."""
+    X = _feasible(space, _quasi_random(space, rng))
     if len(X) < CANDIDATES // 4:  # tight parameter constraints
         X = np.concatenate([X, space.sample(CANDIDATES - len(X), rng)])
     parts = [X, incumbents]
     if len(incumbents):
-        for scale in (0.1, 0.02, 0.004):
-            copies = incumbents[rng.integers(len(incumbents), size=CANDIDATES // 6)]
-            parts.append(space.perturb(copies, scale, rng))
-    X = np.concatenate(parts)
-    return X[space.feasible(X)]
+        copies = incumbents[rng.integers(len(incumbents), size=len(SCALES) * (CANDIDATES // 6))]
+        parts.append(space.perturb(copies, np.repeat(SCALES, CANDIDATES // 6)[:, None], rng))
+    return _feasible(space, np.concatenate(parts))
+
+
+def _feasible(space: Space, X: Cube) -> Cube:
+    return X[space.feasible(X)] if space.constraints else X
 
 
 def _candidates_inside(box: Box, space: Space, rng: np.random.Generator, incumbents: Cube) -> Cube:
@@ -164,9 +175,10 @@ def _candidates_inside(box: Box, space: Space, rng: np.random.Generator, incumbe
     drawn = rng.random((CANDIDATES, groups)) < min(1.0, MOVED / groups)
     drawn[np.arange(CANDIDATES), rng.integers(groups, size=CANDIDATES)] = True
     parts = [incumbents, space.snap(np.where(drawn[:, space.groups], fresh, copies))]
-    for scale in (0.1, 0.02, 0.004):
-        moved = space.perturb(copies[: CANDIDATES // 6], scale, rng)
-        parts.append(space.snap(np.clip(moved, box.low, box.high)))
+    moved = space.perturb(
+        np.tile(copies[: CANDIDATES // 6], (len(SCALES), 1)), np.repeat(SCALES, CANDIDATES // 6)[:, None], rng
+    )
+    parts.append(space.snap(np.clip(moved, box.low, box.high)))
     X = np.concatenate(parts)
     return X[space.feasible(X) & box.holds(X)]
 
@@ -176,7 +188,7 @@ def _quasi_random(space: Space, rng: np.random.Generator) -> Cube:
     return space.from_uniform(np.minimum(sobol, 1 - 1e-12))
 
 
-def _spread(X: Cube, values: np.ndarray) -> tuple[Cube, np.ndarray]:
+def spread_starts(X: Cube, values: np.ndarray) -> tuple[Cube, np.ndarray]:
     """Starts from candidates sorted by value: half are simply the best, half lie where no better start is near."""
     chosen = list(range(min(RESTARTS // 2, len(X))))
     distance = np.full(len(X), np.inf)
@@ -191,7 +203,7 @@ def _spread(X: Cube, values: np.ndarray) -> tuple[Cube, np.ndarray]:
     return X[chosen], values[chosen]
 
 
-def _polish(
+def polish(
     acquisition: Acquisition,
     space: Space,
     X: Cube,
@@ -199,6 +211,7 @@ def _polish(
     rng: np.random.Generator,
     box: Box | None = None,
 ) -> tuple[Cube, np.ndarray]:
+    """Every row moved to a local maximum, and the values there."""
     box = box or Box.whole(space)
     discrete = not bool(space.continuous.all())
     X, values = _climb(acquisition, space, X, values, box, relaxed=discrete)
@@ -222,7 +235,7 @@ def _step(
     if not len(neighbours):
         return X, values
     allowed = space.feasible(neighbours) & box.holds(neighbours)
-    neighbour_values = np.where(allowed, _evaluate(acquisition, neighbours), -np.inf)
+    neighbour_values = np.where(allowed, evaluate(acquisition, neighbours), -np.inf)
     table = neighbour_values.reshape(-1, len(X))  # neighbours come move by move, each for all rows
     best = table.argmax(0)
     rows = np.arange(len(X))
@@ -239,23 +252,25 @@ def _climb(
     columns = np.flatnonzero(free.any(0))
     if not len(columns):
         return X, values
-    from botorch.optim.batched_lbfgs_b import fmin_l_bfgs_b_batched
 
-    def loss(Z: np.ndarray, batch_indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        rows = X[batch_indices].copy()
-        mask = free[batch_indices][:, columns]
+    whole = bool(free.all())
+
+    def hill(Z: Cube, places: np.ndarray) -> tuple[np.ndarray, Cube]:
+        if whole:
+            return acquisition(Z)
+        rows = X[places]
+        mask = free[places][:, columns]
         rows[:, columns] = np.where(mask, Z, rows[:, columns])
         value, gradient = acquisition(rows)
-        return -value, np.where(mask, -gradient[:, columns], 0.0)
+        return value, np.where(mask, gradient[:, columns], 0.0)
 
-    bounds = list(zip(box.low[columns], box.high[columns], strict=True))
-    Z, _, _ = fmin_l_bfgs_b_batched(loss, X[:, columns], bounds=bounds, pass_batch_indices=True, maxiter=200, factr=1e8)
+    Z, _ = ascend(hill, X[:, columns], box.low[columns], box.high[columns], tolerance=TOLERANCE)
     end = X.copy()
     end[:, columns] = np.where(free[:, columns], Z, X[:, columns])
     end = space.snap(end)
     if space.constraints:
         end = _inside(acquisition, space, X, end, columns, free, box)
-    end_values = _evaluate(acquisition, end)
+    end_values = evaluate(acquisition, end)
     better = (end_values > values) & box.holds(end)
     return np.where(better[:, None], end, X), np.where(better, end_values, values)
 

@@ -215,16 +215,15 @@ class Space:
             order[:, where] = where.start + np.argsort(-X[:, where], axis=1, kind="stable")
         return order
 
-    def perturb(self, X: Cube, scale: float, rng: np.random.Generator) -> Cube:
+    def perturb(self, X: Cube, scale: float | Float64[np.ndarray, "n 1"], rng: np.random.Generator) -> Cube:
         """Every row with its numbers moved by normal steps of ``scale`` and some of its choices redrawn."""
-        fresh = self.from_uniform(rng.random((len(X), self.draws)))
         moved = np.clip(X + scale * rng.standard_normal(X.shape), 0.0, 1.0)
-        for name, p in self.parameters.items():
-            if not isinstance(p, Float | Int | Ordinal | TimeSteps):
+        choices = [n for n, p in self.parameters.items() if not isinstance(p, Float | Int | Ordinal | TimeSteps)]
+        if choices:
+            fresh = self.from_uniform(rng.random((len(X), self.draws)))
+            for where in (self._slices[name] for name in choices):
                 redrawn = rng.random(len(X)) < 0.2
-                moved[:, self._slices[name]] = np.where(
-                    redrawn[:, None], fresh[:, self._slices[name]], X[:, self._slices[name]]
-                )
+                moved[:, where] = np.where(redrawn[:, None], fresh[:, where], X[:, where])
         return self.snap(moved)
 
     def neighbours(self, X: Cube, rng: np.random.Generator) -> Cube:

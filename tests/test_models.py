@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch
 from gpytorch.kernels import MaternKernel, ScaleKernel
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
-from scipy.optimize import approx_fprime
+from scipy.optimize import approx_fprime, check_grad
 
 from suffice.optimizer import Categorical, Float, Int, Space
 from suffice.optimizer.fitting import Free, Prior, condition_safely, fit, negative_log_posterior, refine
 from suffice.optimizer.kernel import matern52, squared_distance
 from suffice.optimizer.models import Data, FitError, GaussianProcess, Hyperparameters
+from suffice.optimizer.plain_loss import PlainLoss
 
 SPACE = Space(x=Float(0, 1), n=Int(1, 9), c=Categorical("a", "b", "c"), y=Float(0, 1, active_if="c == 'b'"))
 
@@ -141,6 +143,34 @@ def test_refining_from_a_part_reaches_the_optimum_of_the_whole() -> None:
     whole = fit(d, Prior(), noise=None)
     refined = refine(d, Prior(), fit(part, Prior(), noise=None).hyperparameters)
     assert refined.loss == pytest.approx(whole.loss, abs=0.5)
+
+
+def test_hyperparameters_stay_while_the_slope_promises_little() -> None:
+    d = data(40)
+    found = fit(d, Prior(), noise=None).hyperparameters
+    assert refine(d, Prior(), found).hyperparameters.lengthscales is found.lengthscales
+    away = replace(found, lengthscales=2.0 * found.lengthscales)
+    assert refine(d, Prior(), away).loss == pytest.approx(refine(d, Prior(), found).loss, abs=0.5)
+
+
+@pytest.mark.parametrize("known", [1e-8, 0.04, math.nan])
+def test_the_fast_loss_is_the_loss(known: float) -> None:
+    rng = np.random.default_rng(3)
+    X = np.column_stack([rng.random((12, 2)), np.eye(3)[rng.integers(3, size=12)]])  # a categorical's columns
+    noise = np.full(12, known)
+    noise[4] = 0.01
+    extra = np.where(np.arange(12) == 2, 0.5, 0.0)
+    d = Data(X, rng.standard_normal(12), noise, np.array([0, 1, 2, 2, 2]), extra=extra)
+    free = Free(noise=math.isnan(known))
+    h = Hyperparameters(np.array([0.3, 0.7, 1.1]), 1.3, 0.02)
+    theta = free.write(h)
+    fast = PlainLoss(d, Prior().negative_log, infer=free.noise, noise=h.noise)
+    value, gradient = fast(theta)
+    expected, slope = negative_log_posterior(theta, d, Prior(), free, h)
+    assert PlainLoss.suits(d)
+    assert value == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_allclose(gradient, slope, atol=1e-8)
+    assert check_grad(lambda t: fast(t)[0], lambda t: fast(t)[1], theta) < 1e-5
 
 
 def test_repeated_rows_without_noise_are_survived_and_named() -> None:
