@@ -24,10 +24,10 @@ from .wire import (
     BudgetSpec,
     DiagnosticsOut,
     Event,
+    ParameterValue,
     ParetoOut,
     Predict,
     PredictOut,
-    Setting,
     StopOut,
     StudyExport,
     StudyOut,
@@ -39,7 +39,7 @@ from .wire import (
     Within,
 )
 
-Context = Mapping[str, Setting] | None
+Context = Mapping[str, ParameterValue] | None
 PAGE = 500  # trials fetched at once
 
 TrialT = TypeVar("TrialT", bound=TrialCalls)
@@ -129,7 +129,7 @@ class StudyCalls(Generic[TrialT]):
         return trial
 
     @operation
-    def enqueue(self, params: Mapping[str, Setting]) -> Flow[TrialT]:
+    def enqueue(self, params: Mapping[str, ParameterValue]) -> Flow[TrialT]:
         """Queue a configuration of one's own: the next ask hands it out."""
         (trial,) = yield from self._add([build(TrialAdd, parameters=dict(params), state="WAITING")])
         return trial
@@ -137,7 +137,7 @@ class StudyCalls(Generic[TrialT]):
     @operation
     def add(
         self,
-        params: Mapping[str, Setting],
+        params: Mapping[str, ParameterValue],
         result: Result,
         stderr: float | None = None,
         gradient: Mapping[str, float] | None = None,
@@ -148,7 +148,7 @@ class StudyCalls(Generic[TrialT]):
         return trial
 
     @operation
-    def add_many(self, trials: Iterable[TrialAdd | tuple[Mapping[str, Setting], Result]]) -> Flow[list[TrialT]]:
+    def add_many(self, trials: Iterable[TrialAdd | tuple[Mapping[str, ParameterValue], Result]]) -> Flow[list[TrialT]]:
         """Record history, at most 10,000 trials at once, all or nothing: pairs (params, result), or `TrialAdd`."""
         metric = self.info.objectives[0].metric
         added = [
@@ -220,7 +220,10 @@ class StudyCalls(Generic[TrialT]):
 
     @operation
     def predict(
-        self, configurations: Mapping[str, Setting] | Sequence[Mapping[str, Setting]], *, max_wait: float = 30.0
+        self,
+        configurations: Mapping[str, ParameterValue] | Sequence[Mapping[str, ParameterValue]],
+        *,
+        max_wait: float = 30.0,
     ) -> Flow[PredictOut]:
         """What the model expects of one or more configurations: mean and standard deviation of the objective."""
         several = [configurations] if isinstance(configurations, Mapping) else configurations
@@ -339,7 +342,7 @@ def _json(text: str) -> Any:
     return json.loads(text)
 
 
-def _given(context: Context) -> dict[str, Setting] | None:
+def _given(context: Context) -> dict[str, ParameterValue] | None:
     return None if context is None else dict(context)
 
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what databases hold
 Value = str | bool | Whole | float  # a parameter's value; JSON keeps the types apart
-Setting = Value | list[Whole | float]  # what a parameter is set to: a value, or a sequence of time steps
-Configuration = dict[str, Setting]
+ParameterValue = Value | list[Whole | float]  # what a parameter is set to: a value, or a sequence of time steps
+Configuration = dict[str, ParameterValue]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$")]
 
 
