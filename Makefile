@@ -10,7 +10,7 @@ POOLS ?= benchmarks/pools
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-gateway serve test test-vllm lint types format bench bench-sampling bench-env gateways-env docs notebooks format clean
+.PHONY: help demo demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-env gateways-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -29,6 +29,9 @@ test-vllm: $(VENV)/.dev $(VLLM)/.ready  ## the gateway before a real vLLM on thi
 
 demo-gateway: $(VENV)/.dev $(VLLM)/.ready  ## a real vLLM, the gateway before it, and what it saves: a table and a plot
 	$(BIN)/python tests/vllm/server.py $(VLLM)/bin/python -- $(BIN)/python benchmarks/demo_gateway.py $(ARGS)
+
+tune-vllm: $(VENV)/.dev $(VLLM)/.ready  ## tune vLLM's own settings on this machine's CPU: throughput against latency
+	$(BIN)/python benchmarks/tune_vllm.py $(VLLM)/bin/python $(ARGS)
 
 lint: $(VENV)/.dev          ## ruff and the import contracts
 	$(BIN)/ruff check .
@@ -49,7 +52,7 @@ bench: $(BENCH)/.peers      ## compare the core with its peers (ARGS="--set full
 bench-sampling: $(VENV)/.demo  ## how many answers are enough, on pools (POOLS=folder; docs/sampling_benchmarks.md)
 	$(BIN)/python -m benchmarks.sampling --pools $(POOLS) $(ARGS)
 
-gateways-env: $(GATEWAYS)/.ready $(GATEWAYS)-optillm/.ready  ## the gateways that benchmarks/gateway.py compares with, 5 GB
+gateways-env: $(GATEWAYS)/.ready $(GATEWAYS)-optillm/.ready  ## the gateways that benchmarks/gateway.py compares with, 3.4 GB
 
 bench-env: $(BENCH)/.peers $(BENCH)-hebo/.peers  ## the peers' environments; HEBO has one of its own
 

@@ -33,6 +33,18 @@ from suffice.optimizer import Draw, Enough, Sampling, SufficeError
 
 from .openai import OpenAIServer, Reply, Unreachable
 
+SERVER = ("-m", "vllm.entrypoints.openai.api_server")  # `vllm serve` does not find itself in the CPU build
+ON_CPU = {  # the environment of a small server without a GPU, in one process, that asks nobody for anything
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 PATIENCE = 600.0  # seconds until a server has to answer
 LAST_WORDS = 4000  # characters of the log of one that did not
 GAUGE = re.compile(rb"^vllm:(\w+)(?:\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
