@@ -232,6 +232,17 @@ def test_a_client_that_goes_away_cancels_everything(model: str, stream: bool):
         front.idle()
 
 
+def test_a_client_that_goes_away_in_the_middle_of_a_stream_cancels_it():
+    upstream = Upstream(default=lambda body: Say("4242", pauses=True))
+    with serving(upstream, policies={"optscale": {"max_samples": 1}}) as front:
+        body = {"model": "tiny:optscale", "messages": [], "stream": True}
+        with front.http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            next(answer.iter_lines())
+        upstream.wait(lambda u: u.running == 0)
+        assert upstream.cancelled == 1
+        front.idle()
+
+
 def test_comments_keep_a_stream_alive_and_a_late_failure_is_an_event():
     upstream = Upstream(default=lambda body: Say(hold=True))
     with serving(upstream, policies=POLICIES, limits={"keepalive_s": 0.02}) as front:
@@ -370,6 +381,38 @@ def test_a_verifier_that_gives_no_number_degrades_to_votes(value: Any):
         assert record["degraded"].endswith("decided by votes")
         text = front.http.get("/metrics").text
         assert 'suffice_gateway_verifier_failures_total{policy="optscale"} 1.0' in text
+        front.idle()
+    scorer.stop()
+
+
+def test_a_verifier_that_says_nothing_runs_into_its_timeout():
+    upstream, scorer = Upstream(default=lambda body: Say("42")), Upstream(default=lambda body: Say(hold=True)).start()
+    verifiers = {"rm": {"type": "reward", "url": scorer.url, "timeout_s": 0.05}}
+    with serving(upstream, verifiers=verifiers, policies={"optscale": BEST}) as front:
+        record = front.decided()["optscale"]
+        assert record["degraded"].endswith("decided by votes")
+        scorer.wait(lambda u: u.running == 0)
+        front.idle()
+    scorer.stop()
+
+
+def test_what_is_cancelled_while_it_is_being_scored_was_paid_for_all_the_same():
+    upstream = Upstream(Say("41"), default=lambda body: Say("42"))
+    good = b'{"data": [{"probs": [0.95]}]}'
+    scorer = Upstream().start()
+
+    def score(body: dict[str, Any]) -> Say:
+        if body["messages"][-1]["content"] == "42":
+            return Say(hold=True)
+        return Say(raw=good, seconds=0.3)  # by then the others have come, and are being scored
+
+    scorer.default = score
+    verifiers = {"rm": {"type": "reward", "url": scorer.url}}
+    with serving(upstream, verifiers=verifiers, policies={"optscale": {**BEST, "overissue": "all"}}) as front:
+        answer = front.decided(optscale={"max_samples": 4})
+        samples = answer["optscale"]["samples"]
+        assert (samples["counted"], samples["aborted"]) == (1, 3)
+        assert answer["usage"]["completion_tokens"] == 40, "four answers came, though one counts"
         front.idle()
     scorer.stop()
 
