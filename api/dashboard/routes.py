@@ -16,7 +16,7 @@ from suffice.api.deps import Cursor, Limit, MaxWait, Name, Parts, PartsDep, Rout
 from suffice.api.errors import problems
 from suffice.api.tables import StudyRow, TrialRow
 from suffice.api.wire import State
-from suffice.optimizer import InvalidInput, Objective
+from suffice.optimizer import InvalidInput, NotFound, Objective
 
 from . import summary
 from .history import Histories, Past
@@ -199,9 +199,15 @@ async def slices(
     metric: Metric = None,
     max_wait_s: MaxWait = 30.0,
 ) -> SlicesOut:
-    """What the model expects along single parameters, through one configuration. 404 while there is no model."""
+    """What the model expects along single parameters, through one configuration. None while there is no model."""
     wanted = {"parameters": parameter, "through": through, "metric": metric}
-    found, metric = await _asked(parts, "slices", name, metric, max_wait_s, wanted)
+    try:
+        found, metric = await _asked(parts, "slices", name, metric, max_wait_s, wanted)
+    except NotFound:
+        study, defined = await run_in_threadpool(parts.defined, name)
+        if through is not None:
+            await run_in_threadpool(parts.store.trial, study.id, through)
+        return SlicesOut(metric=metric or defined.goal.objective.metric, slices=[], data_version=study.data_version)
     return SlicesOut(metric=metric, slices=found["slices"][:MOST_SLICES], data_version=found["data_version"])
 
 

@@ -184,10 +184,10 @@ def replay_prompt(parts: PartsDep, id: Id, prompt: Annotated[str, Query(max_leng
 
 
 @router.get("/decisions", summary="The gateway's newest decisions")
-def list_decisions(request: Request, limit: Limit = 100) -> DecisionLines:
+def list_decisions(request: Request, parts: PartsDep, limit: Limit = 100) -> DecisionLines:
     """The newest first; none where the service has no gateway. They are kept in memory."""
     gateway = request.app.state.gateway
-    records = [] if gateway is None else gateway.decisions.newest(limit)
+    records = [] if gateway is None else gateway.decisions.newest(limit, parts.store.project)
     return DecisionLines(decisions=[_decision(record) for record in records], gateway=gateway is not None)
 
 
@@ -215,7 +215,7 @@ def replay_decision(request: Request, parts: PartsDep, id: Annotated[str, Path(m
     gateway = request.app.state.gateway
     if gateway is None:
         raise NotFound("the service has no gateway")
-    record = gateway.decisions.get(id)
+    record = gateway.decisions.get(id, parts.store.project)
     policy = gateway.config.policies.get(record["policy"])
     wishes = Wishes(rule=record["rule"]).over(policy if policy is not None else DEFAULTS).over(DEFAULTS)
     lines = [one for one in record["trace"] if one["counted"] or one["answer"] is not None]

@@ -8,10 +8,11 @@ import { trialPath } from "./history_plots.js";
 import { colour, extent } from "./scales.js";
 
 const CHOICES = ["categorical", "ordinal", "bool"];
-const WAIT = { 404: "There is no model yet: a few more results are needed.", 409: "This needs a single objective." };
+const MOST = 12; // slices
+export const NONE = "There is no model yet: a few more results are needed.";
 
 /** What to say where something is not there. @param {any} problem */
-export const why = (problem) => WAIT[/** @type {404 | 409} */ (problem.status)] ?? problem.message;
+const why = (problem) => problem.message;
 
 /** @param {any} study */
 const sliceable = (study) => study.parameters.filter((/** @type {any} */ p) => ["float", "int", ...CHOICES].includes(p.type) && !(p.low !== undefined && p.low === p.high));
@@ -34,13 +35,14 @@ export function diagnostics(study) {
     h("section", { class: "card" }, h("h2", {}, "Which parameters matter"), importance, note),
     h("section", { class: "card" }, figure.element, words),
   ];
+  /** @param {string} text */
+  function say(text) {
+    importance.replaceChildren(h("p", { class: "quiet small" }, text));
+    figure.say(text);
+  }
   async function draw() {
     let found;
-    try { found = await get(`${studyPath(study.name)}/diagnostics`); } catch (problem) {
-      importance.replaceChildren(h("p", { class: "quiet small" }, why(problem)));
-      figure.say(why(problem));
-      return [];
-    }
+    try { found = await get(`${studyPath(study.name)}/diagnostics`); } catch (problem) { say(why(problem)); return []; }
     const ranked = [...found.importance].sort((a, b) => b.total - a.total);
     importance.replaceChildren(bars(ranked.slice(0, 20).map((one) => ({ name: one.parameter, values: [one.total, one.alone], text: percent(one.total) })), ["soft", ""]));
     note.textContent = `Share of the variance of ${metric} over the space that a parameter explains: alone (dark), and with its interactions (light, in figures).`;
@@ -48,7 +50,7 @@ export function diagnostics(study) {
     words.replaceChildren(...trusted(found));
     return ranked.map((one) => one.parameter);
   }
-  return { elements: cards, draw };
+  return { elements: cards, draw, say };
 }
 
 /** Each result against what is expected of it by all others. @param {Figure} figure @param {any} found @param {string} metric */
@@ -93,16 +95,23 @@ export function slices(study) {
   const element = h("section", { class: "card" },
     h("div", { class: "row" }, h("h2", {}, "What the model expects along each parameter"), h("span", { class: "push row" }, metrics.length > 1 ? field("Objective", of) : null, field("Through trial", through))), host, said);
 
-  /** @param {string[]} [ranked] the most important first */
-  async function draw(ranked) {
-    if (ranked?.length) order = [...ranked.filter((name) => specs.has(name)), ...order.filter((name) => !ranked.includes(name))];
+  /** The most important first. @param {string[]} ranked */
+  function sort(ranked) {
+    order = [...ranked.filter((name) => specs.has(name)), ...order.filter((name) => !ranked.includes(name))];
+    if (specs.size > MOST) return draw();
+    for (const name of order) { const figure = figures.get(name); if (figure) host.append(figure.element); }
+  }
+
+  /** Whether there was anything to draw. */
+  async function draw() {
     let found;
     try {
-      found = await get(`${studyPath(study.name, "/v1/dashboard")}/slices`, { ...wanted, parameter: order.slice(0, 12) });
+      found = await get(`${studyPath(study.name, "/v1/dashboard")}/slices`, { ...wanted, parameter: order.slice(0, MOST) });
     } catch (problem) {
       if (!figures.size || problem.status !== 503) { host.replaceChildren(h("p", { class: "quiet small" }, why(problem))); figures.clear(); }
-      return;
+      return false;
     }
+    if (!found.slices.length) { host.replaceChildren(h("p", { class: "quiet small" }, NONE)); figures.clear(); said.textContent = ""; return false; }
     if (!figures.size) host.replaceChildren();
     for (const one of found.slices) {
       let figure = figures.get(one.parameter);
@@ -112,8 +121,9 @@ export function slices(study) {
     }
     const shared = Object.entries(found.slices[0]?.through ?? {}).map(([name, value]) => `${name} ${short(value)}`).join(", ");
     said.textContent = `Median of ${found.metric} without noise, with 50 and 95 % bands, through ${wanted.through ? `trial ${wanted.through}` : "the recommended configuration"} (${shared}). Faint results lie further from the slice.${found.slices[0]?.feasible ? " Red: where outcome constraints are more likely broken than not." : ""}`;
+    return true;
   }
-  return { element, draw };
+  return { element, draw, sort };
 }
 
 /** @param {Figure} figure @param {any} spec @param {any} one @param {string} metric @param {string} study */
@@ -154,6 +164,7 @@ export function contour(study) {
 
   /** @param {string[]} [ranked] */
   async function draw(ranked) {
+    if (specs.length < 2) return;
     if (ranked && ranked.length > 1 && !last) { [wanted.x, wanted.y] = ranked; across.value = wanted.x; up.value = wanted.y; }
     if (wanted.x === wanted.y) return figure.say("Choose two different parameters.");
     try { last = await get(`${studyPath(study.name, "/v1/dashboard")}/contour`, { x: wanted.x, y: wanted.y }); } catch (problem) {
@@ -187,7 +198,7 @@ export function contour(study) {
     });
     scaleBar.textContent = `Dark ${number(range[0])}, bright ${number(range[1])}.`;
   }
-  return { element: specs.length > 1 ? element : null, draw };
+  return { element: specs.length > 1 ? element : null, draw, say: (/** @type {string} */ text) => figure.say(text) };
 }
 
 /** With several objectives: what cannot be beaten in all of them, and how sure that is. @param {any} study */

@@ -4,7 +4,7 @@ import { follow, get, paced, place, send, studyPath, whenSeen } from "./api.js";
 import { ago, badge, explained, failure, h, number, page, short } from "./dom.js";
 import { control } from "./forms.js";
 import { advised, constraint, curves, everything, fidelity, gains, progress, trialPath } from "./history_plots.js";
-import { contour, diagnostics, front, slices } from "./model_plots.js";
+import { NONE, contour, diagnostics, front, slices } from "./model_plots.js";
 import { trialTable } from "./trials.js";
 
 const HISTORY_PAUSE = 700; // ms between two looks at the history, and at the model
@@ -145,31 +145,38 @@ function build(overview) {
     }
     show();
     await rows.load();
-    if (now.study.data_version !== modelled) think();
+    if (now.study.data_version !== asked) { asked = now.study.data_version; ask(); think(); }
   }, HISTORY_PAUSE);
 
-  /** @type {any} */
-  let modelled = null;
+  /** What the engine recommends and advises. */
+  const ask = paced(async () => {
+    if ((study.context ?? []).length || !now.progress[0].total) return; // both depend on it; nothing is known
+    if (!several) await get(`${path}/best`).catch(() => null); // the next look shows it
+    advice = await get(`${path}/advice`).catch(() => advice);
+    now = await get(studyPath(name, "/v1/dashboard")).catch(() => now);
+    show();
+  }, MODEL_PAUSE);
+
+  /** What the model believes, once somebody looks there. */
   const think = paced(async () => {
-    modelled = now.study.data_version;
-    if (!(study.context ?? []).length) {
-      if (!several) await get(`${path}/best`).catch(() => null); // has the engine recommend, which the next look shows
-      advice = await get(`${path}/advice`).catch(() => advice);
-      now = await get(studyPath(name, "/v1/dashboard")).catch(() => now);
-      show();
-    }
-    if (model.front) await model.front.draw(now);
+    await model.front?.draw(now);
     if (!seen) return;
+    if (!(await model.slices.draw())) {
+      for (const part of [model.diagnostics, model.contour]) part.say(NONE);
+      return;
+    }
     const ranked = await model.diagnostics.draw();
-    await model.slices.draw(ranked);
+    model.slices.sort(ranked);
     await model.contour.draw(ranked);
   }, MODEL_PAUSE);
   let seen = false;
-  whenSeen(model.diagnostics.elements[0], () => { seen = true; modelled = null; think(); });
+  let asked = now.study.data_version;
 
   show();
   rows.load();
-  think();
+  if (model.front) model.front.draw(now);
+  ask();
+  whenSeen(model.diagnostics.elements[0], () => { seen = true; think(); });
   follow(name, overview.sequence, look, (on) => { live.className = on ? "badge live" : "badge"; live.textContent = on ? "live" : "not connected"; });
 }
 
