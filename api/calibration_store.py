@@ -20,7 +20,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from suffice.optimizer import Conflict, InvalidInput, NotFound
-from suffice.optimizer.answers import Answers
 
 from .access import DEFAULT_PROJECT
 from .database import Database
@@ -145,10 +144,18 @@ class CalibrationStore:
             row = by_name(session, self.project, name, version)
         return row.id, self.of(row.id, row.document)
 
-    def watch(self, name: str, version: int, answers: Sequence[str | None], scores: Sequence[float | None]) -> None:
-        """Have the drift alarm look at the answers to one more prompt. Raises NotFound."""
+    def watch(
+        self,
+        name: str,
+        version: int,
+        answers: Sequence[str | None],
+        scores: Sequence[float | None],
+        *,
+        by_score: bool = True,
+    ) -> None:
+        """Have the drift alarm look at the answers to one more prompt, decided by score or not. Raises NotFound."""
         calibration_id, calibration = self.named(name, version)
-        found = evidence(calibration, answers, scores)
+        found = calibration.drift_evidence(answers, scores, by_score=by_score)
         if found is not None:
             with self.database.write() as session:
                 watch(session, calibration_id, found)
@@ -171,13 +178,6 @@ class CalibrationStore:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return found
-
-
-def evidence(calibration: Calibration, answers: Sequence[Any], scores: Sequence[float | None]) -> float | None:
-    """What the drift alarm makes of the answers to a prompt; None where it makes nothing of them."""
-    if calibration.drift is None or len(answers) < 2 or any(score is None for score in scores):
-        return None
-    return float(calibration.drift.evidence(Answers.of(answers, scores))[0])
 
 
 def watch(session: Session, calibration_id: int, evidence: float) -> None:
@@ -253,9 +253,10 @@ def _try(calibration: Calibration, answers: Sequence[str | None], price: float) 
     if not all(math.isfinite(number) for number in (step.confidence, step.gain or 0.0, sampling.posterior.none)):
         raise ValueError("what it says of answers is not finite")
     if calibration.drift is not None:
-        evidence = calibration.drift.evidence(Answers.of(answers, [0.5] * len(answers)))
-        if not math.isfinite(float(evidence[0])):
-            raise ValueError("its evidence of drift is not finite")
+        for by_score in (True, False):
+            found = calibration.drift_evidence(answers, [0.5] * len(answers), by_score=by_score)
+            if found is None or not math.isfinite(found):
+                raise ValueError("its evidence of drift is not finite")
 
 
 def _missing(name: str, version: int | None) -> NotFound:

@@ -102,13 +102,12 @@ class Calibrations:
         """Whether the alarm is on: scores mean something else than they did."""
         return name in self._watch and self._watch[name].alarm
 
-    def watch(self, name: str, answers: list[str | None], scores: list[float | None]) -> None:
-        """Look at the answers to one more prompt."""
-        model = self._kept[name].drift if name in self._kept else None
-        if model is None or len(answers) < 2 or any(score is None for score in scores):
+    def watch(self, name: str, answers: list[str | None], scores: list[float | None], *, by_score: bool = True) -> None:
+        """Look at the answers to one more prompt; ``by_score``: whether scores were looked at to decide on it."""
+        if name not in self._kept:
             return
-        from suffice.optimizer.answers import Answers
         from suffice.optimizer.drift import Watch
 
-        evidence = float(model.evidence(Answers.of(answers, scores))[0])
-        self._watch[name] = self._watch.get(name, Watch()).after(evidence)
+        found = self._kept[name].drift_evidence(answers, scores, by_score=by_score)
+        if found is not None:
+            self._watch[name] = self._watch.get(name, Watch()).after(found)

@@ -15,7 +15,6 @@ from suffice.optimizer.answers import FLAT, TypePrior
 from suffice.optimizer.sampling import EnoughReason
 from suffice.optimizer.stopping import RULES, rule
 
-from .calibration_store import evidence
 from .sampling_wire import (
     MOST_PRIORS,
     MOST_WITH_PRIOR,
@@ -310,17 +309,18 @@ def _decided(state: State) -> Iterator[tuple[Decided, Sampling]]:
         if p.active:
             sampling = made(state.definition, state.calibration, p.prior, p.draws, state.elapsed, p.issued)
             one = Decided(p, sampling.ask())
-            one.evidence = _evidence(state.calibration, one)
+            one.evidence = _evidence(state, one)
             yield one, sampling
 
 
-def _evidence(calibration: Calibration | None, one: Decided) -> float | None:
+def _evidence(state: State, one: Decided) -> float | None:
     """What the drift alarm makes of a prompt that has enough; it looks at each once."""
-    if calibration is None or one.stop is None or one.state.watched:
+    if state.calibration is None or one.stop is None or one.state.watched:
         return None
     told = {d.number: d for d in one.state.draws}
     counted = [told[n] for n in range(one.step.samples)]
-    return evidence(calibration, [d.answer for d in counted], [d.score for d in counted])
+    answers, scores = [d.answer for d in counted], [d.score for d in counted]
+    return state.calibration.drift_evidence(answers, scores, by_score=state.definition["scores"])
 
 
 def _stop(state: State, decided: Sequence[Decided]) -> Mapping[str, Any] | None:

@@ -52,7 +52,7 @@ class SamplingOptions(Wire):
     calibration: Name | None = None
     calibration_version: int | None = Field(default=None, ge=1, lt=2**31)  # None: the newest
     scores: bool = True  # False: by votes alone
-    on_drift: Literal["warn", "votes"] = "warn"  # while the calibration's alarm is on: say so, or go by votes
+    on_drift: Literal["warn", "votes"] = "votes"  # while the calibration's alarm is on: say so, or go by votes
 
 
 class PromptSpec(Wire):

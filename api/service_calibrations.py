@@ -85,14 +85,16 @@ class ServiceCalibrations(Calibrations):
         known = self._known(name)
         return known is not None and known.drift is not None and known.drift.alarm
 
-    def watch(self, name: str, answers: list[str | None], scores: list[float | None]) -> None:
+    def watch(self, name: str, answers: list[str | None], scores: list[float | None], *, by_score: bool = True) -> None:
         known = self._known(name)
         if known is not None:
-            self._writer.submit(self._look, name, known.version, answers, scores)
+            self._writer.submit(self._look, name, known.version, answers, scores, by_score=by_score)
 
-    def _look(self, name: str, version: int, answers: list[str | None], scores: list[float | None]) -> None:
+    def _look(
+        self, name: str, version: int, answers: list[str | None], scores: list[float | None], *, by_score: bool
+    ) -> None:
         try:
-            self._store.watch(name, version, answers, scores)
+            self._store.watch(name, version, answers, scores, by_score=by_score)
         except NotFound:
             pass  # deleted meanwhile
         except Exception:  # a full disk, a busy database: the next prompt may be luckier

@@ -26,15 +26,14 @@ import numpy as np
 from suffice.optimizer import decide
 from suffice.optimizer.answers import Answers
 from suffice.optimizer.calibration import PRICES, Calibration
-from suffice.optimizer.drift import Watch
 from suffice.optimizer.frontier import Frontier
 from suffice.optimizer.lookahead import vote_table
 from suffice.optimizer.optscale import peek_for
 from suffice.optimizer.pool import Pool, shuffled, traces
-from suffice.optimizer.replay import replay, run, weights
-from suffice.optimizer.stopping import Rule, Suffice, rule
+from suffice.optimizer.replay import replay, weights
+from suffice.optimizer.stopping import Rule, rule
 
-from . import prompt_features
+from . import prompt_features, sampling_drift
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks" / "sampling.json"
@@ -205,7 +204,7 @@ def measure(task: Task, folder: Path) -> dict[str, Any]:
             ours = rule("suffice").sweep(cap) if task.score is None else [calibration.rule(p) for p in PRICES]
             put(found, OURS, replay(chosen[1], ours, cap, task.orders, split + 100), test, task.splits)
             if calibration.drift is not None and not task.dealt:
-                extra["drift"].append(drifted(calibration, chosen[1], cap, split))
+                extra["drift"].append(sampling_drift.measure(calibration, chosen[1], cap, split))
             if not calibration.quality:
                 extra["ece"].extend(stated(calibration, chosen[1], cap))
     return {"prompts": prompts, **read_off(pool, found, cap), **summary(extra)}
@@ -327,52 +326,6 @@ def stated(calibration: Calibration, pool: Pool, cap: int) -> list[tuple[float, 
             pairs = np.column_stack([p[rows, cluster], part.truth[rows, np.maximum(position, 0)]])
             found.extend(map(tuple, pairs[kept].tolist()))
     return found
-
-
-def drifted(calibration: Calibration, pool: Pool, cap: int, seed: int) -> dict[str, Any]:
-    """Scores that are dealt out again after tuning: with the alarm, without it, and by votes alone."""
-    assert calibration.drift is not None
-    (part,) = traces(shuffled(pool, 17), cap, 6, seed + 300)
-    (good,) = traces(pool, cap, 6, seed + 300)
-    rules = [calibration.rule(p) for p in PRICES]
-    blind, votes = run(part, rules), run(part, [Suffice(p) for p in PRICES])
-    rng = np.random.default_rng(seed)
-    streams = [rng.permutation(np.flatnonzero(part.order == o)) for o in range(6)]
-    sums: dict[str, list[tuple[float, float]]] = {"alarm": [], "blind": [], "votes": []}
-    seen, false = [], 0
-    for i in range(len(PRICES)):
-        kept = np.ones(len(part.prompt), dtype=bool)
-        for stream in streams:
-            at = heard(calibration, part, blind[i][0], stream)
-            kept[stream[at:]] = False
-            seen.append(at)
-        false += sum(heard(calibration, good, blind[i][0], s) < len(s) for s in streams)
-        for name, use in (("alarm", kept), ("blind", np.ones_like(kept)), ("votes", np.zeros_like(kept))):
-            stop = np.where(use, blind[i][0], votes[i][0])
-            position = np.where(use, blind[i][1], votes[i][1])
-            right = np.where(position >= 0, part.truth[np.arange(len(stop)), position], 0.0)
-            sums[name].append((float(stop.mean()), float(right.mean())))
-    single = float(np.mean([p.truth.mean() for p in pool.prompts]))
-    areas = {}
-    for name, pairs in sums.items():
-        cost, accuracy = np.array(pairs).T
-        areas[name] = 100.0 * Frontier.of(np.append(cost, 1.0), np.append(accuracy, single)).area(1.0, cap)
-    return {**areas, "prompts_to_alarm": float(np.median(seen)), "false_alarms": false / (6 * len(PRICES))}
-
-
-def heard(calibration: Calibration, part: Any, stop: np.ndarray, stream: np.ndarray) -> int:
-    """After how many prompts of a stream the alarm is on; all of them, if it never is."""
-    assert calibration.drift is not None
-    evidence = np.zeros(len(stop))
-    for n in np.unique(stop):
-        rows = np.flatnonzero(stop == n)
-        evidence[rows] = calibration.drift.evidence(part.rows(rows).answers.first(int(n)))
-    watch = Watch()
-    for k, row in enumerate(stream):
-        watch = watch.after(float(evidence[row]))
-        if watch.alarm:
-            return k + 1
-    return len(stream)
 
 
 def summary(extra: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .sampling_drift import summary
+
 START, END = "<!-- tables: start -->", "<!-- tables: end -->"
 OURS = "suffice"
 APART = ("timings", "prompt features")
@@ -137,13 +139,25 @@ def _confidence(tasks: dict[str, Any]) -> list[str]:
 
 
 def _drift(tasks: dict[str, Any]) -> list[str]:
-    head = ["pool", "votes only", "with the alarm", "without it", "prompts to the alarm", "streams with a false alarm"]
+    head = [
+        "pool",
+        "votes only",
+        "with the alarm",
+        "without it",
+        "prompts to the alarm",
+        "good scores, alarm",
+        "good, without",
+        "by votes in long streams",
+    ]
     rows = []
     for name, r in tasks.items():
         if r["drift"]:
-            mean = {k: float(np.mean([d[k] for d in r["drift"]])) for k in r["drift"][0]}
-            areas = [_number(mean[k]) for k in ("votes", "alarm", "blind")]
-            rows.append([name, *areas, _number(mean["prompts_to_alarm"], 0), f"{100 * mean['false_alarms']:.0f} %"])
+            found = summary(r["drift"])
+            areas = [_number(found[k]) for k in ("votes", "alarm", "blind")]
+            good = [_number(found[k]) for k in ("good", "good_blind")]
+            rows.append(
+                [name, *areas, _number(found["prompts_to_alarm"], 0), *good, f"{100 * found['false_long']:.1f} %"]
+            )
     return _table(head, rows)
 
 

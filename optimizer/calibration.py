@@ -9,7 +9,7 @@ not fitted to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,25 +17,27 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from .answers import Answers, Counts, PerPrompt, vote_posterior
-from .drift import DriftModel
+from .drift import DriftModel, Stopped
 from .errors import InvalidInput
-from .gain import GainTable, features
+from .gain import GainTable, Walk, features
 from .logit import Choices
 from .logit import fit as logistic
 from .lookahead import HORIZON
 from .picks import PICKS, member
-from .pool import Pool, Traces, traces
-from .replay import Outcome, replay
+from .pool import Pool, Traces, shuffled, traces
+from .replay import Outcome, replay, run
 from .scores import ScoreModel
 from .stopping import Enough, Evidence, Rule, Suffice, positive, whole
 
-SCHEMA = 1  # of the JSON form
+SCHEMA = 2  # of the JSON form
 PRICES = tuple(float(p) for p in np.geomspace(0.3, 1e-7, 44))
 LEAST = 2e-7  # what an answer is worth at least: with next to no price only the budget stops
 POSTERIOR = "posterior"
 VOTES = "votes"  # by votes alone: the lookahead of lookahead.py and the majority
 WAYS = (POSTERIOR, "best", "weighted", "majority", VOTES)
 FOLDS = 4
+CHECKED = 4  # orders of each prompt in which confidence and drift are looked at
+WATCHED = slice(None, None, 6)  # the PRICES at which prompts are stopped to learn what drift looks like
 MARGIN = 1.0  # standard errors by which a way has to be better than the posterior
 SMOOTH = 1.0  # natural log of the prices over which the value of a way is averaged to choose it
 SURE = np.array([0.0, 1.0, 0.0, 0.0])  # of the confidence: P(right) as the model states it
@@ -84,15 +86,14 @@ class Calibration:
         whole("max_samples", max_samples)
         if len({p.id for p in pool.prompts}) < FOLDS:
             raise InvalidInput("pool", f"at least {FOLDS} questions", len({p.id for p in pool.prompts}))
-        if pool.scored and any(np.isnan(p.scores[p.clusters >= 0]).any() for p in pool.prompts):
+        if pool.scored and not pool.all_scored:
             raise InvalidInput("pool", "a score for every answer that is no failure, or for none", "some have none")
         quality = not all(np.isin(p.truth, (0.0, 1.0)).all() for p in pool.prompts)
         parts = traces(pool, max_samples, orders, seed)
         scored = pool.scored
         model = ScoreModel.fit(parts, quality=quality) if scored else None
         gains = {} if model is None else _gains(parts, model)
-        drift = None if model is None or quality else DriftModel.fit(parts, model.curve, seed)
-        bare = cls(name, version, max_samples, len(pool.prompts), quality, model, gains, {}, (VOTES,), drift)
+        bare = cls(name, version, max_samples, len(pool.prompts), quality, model, gains, {}, (VOTES,), None)
         return bare._cross_fitted(pool, orders, seed)
 
     # --- use ---
@@ -125,6 +126,18 @@ class Calibration:
         p[rows[there], cluster[there]] = after[there]
         return p, none * others
 
+    def drift_evidence(
+        self, answers: Sequence[Hashable | None], scores: Sequence[float | None], *, by_score: bool
+    ) -> float | None:
+        """The evidence, from one prompt, that scores mean nothing any more (drift.py); None where there is none.
+
+        ``by_score``: whether scores were looked at to decide on the prompt.
+        """
+        missing = any(answer is not None and score is None for answer, score in zip(answers, scores, strict=True))
+        if self.drift is None or missing:
+            return None
+        return float(self.drift.evidence(Answers.of(answers, scores), scores=by_score)[0])
+
     def position(self, answers: Answers, way: str, p: Float64[np.ndarray, "r k"]) -> Counts:
         """The position of the answer to give."""
         if way == POSTERIOR:
@@ -144,6 +157,7 @@ class Calibration:
         ways = (VOTES,) if self.model is None else WAYS
         value = np.zeros((len(ways), len(PRICES), len(pool.prompts)))
         stated: dict[str, list[np.ndarray]] = {way: [] for way in ways}
+        unseen: list[tuple[Calibration, Pool]] = []
         fold = _folds(pool, seed)
         for k in range(FOLDS):
             judge, learn = fold == k, fold != k
@@ -153,19 +167,44 @@ class Calibration:
                 parts = traces(pool.only(learn), self.max_samples, orders, seed)
                 model = ScoreModel.fit(parts, quality=self.quality)
                 other = replace(self, model=model, gains=_gains(parts, model))
+            unseen.append((other, there))
             for way in ways:
                 rules = [Suffice(p) if way == VOTES else Calibrated(other, way, p) for p in PRICES]
                 if len(ways) > 1:
                     outcomes = replay(there, rules, self.max_samples, orders, seed + 1)
                     value[ways.index(way), :, judge] = _net(outcomes).T
-                stated[way].extend(_stated(other, way, part) for part in traces(there, self.max_samples, 4, seed + 1))
+                stated[way].extend(
+                    _stated(other, way, part) for part in traces(there, self.max_samples, CHECKED, seed + 1)
+                )
         chosen = tuple(ways[i] for i in _best(value)) if len(ways) > 1 else ways
         trust: dict[str, Trust] = {}
         for way in () if self.quality else sorted({*chosen, VOTES}):
             p, n, truth = np.concatenate(stated[way], axis=1)
             trust[way] = Trust.fit(p, n, truth)
         gains = {way: table for way, table in self.gains.items() if way in chosen}
-        return replace(self, ways=chosen, trust=trust, gains=gains)
+        drift = None if self.quality or set(chosen) == {VOTES} else self._watching(chosen, unseen, seed)
+        return replace(self, ways=chosen, trust=trust, gains=gains, drift=drift)
+
+    def _watching(
+        self, ways: tuple[str, ...], unseen: Sequence[tuple[Calibration, Pool]], seed: int
+    ) -> DriftModel | None:
+        """What drift looks like, from prompts stopped as they are live, by models that were not fitted to them."""
+        assert self.model is not None
+        scored: list[Stopped] = []
+        votes: list[Stopped] = []
+        number = {id: i for i, id in enumerate(sorted({p.id for _, pool in unseen for p in pool.prompts}))}
+        for other, pool in unseen:
+            assert other.model is not None
+            decided = replace(other, ways=ways)
+            for dealt, tried in ((False, pool), (True, shuffled(pool, seed))):
+                for part in traces(tried, self.max_samples, CHECKED, seed + 1):
+                    question = np.array([number[pool.prompts[i].id] for i in part.prompt])
+                    for scores, found in ((True, scored), (False, votes)):
+                        rules = [decided.rule(price, scores=scores) for price in PRICES[WATCHED]]
+                        stops = [stop for stop, _ in run(part, rules)]
+                        found.append(Stopped.of(other.model.curve, part.answers, stops, question, dealt=dealt))
+        model = DriftModel.fit(self.model.curve, scored, votes)
+        return model if model.scored.any() else None
 
     # --- JSON ---
 
@@ -212,7 +251,6 @@ class Calibrated(Rule):
 
     name: ClassVar[str] = "suffice"
     swept: ClassVar[tuple[str, ...]] = ("price",)
-    scored: ClassVar[bool] = True
     calibration: Calibration
     way: str = POSTERIOR
     price: float = 0.01
@@ -223,6 +261,10 @@ class Calibrated(Rule):
     @property
     def pick(self) -> str:
         return self.way if self.way != POSTERIOR else f"{POSTERIOR} {id(self.calibration)}"
+
+    @property
+    def scored(self) -> bool:
+        return True
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -256,9 +298,10 @@ def _gains(parts: Sequence[Traces], model: ScoreModel) -> dict[str, GainTable]:
 
     def table(way: str) -> GainTable:
         if way == POSTERIOR:
-            return GainTable.fit(parts, model, lambda answers, p: member(answers, p.argmax(1)))
-        return GainTable.fit(parts, model, lambda answers, p: PICKS[way](answers))
+            return GainTable.fit(walks, lambda answers, p: member(answers, p.argmax(1)))
+        return GainTable.fit(walks, lambda answers, p: PICKS[way](answers))
 
+    walks = [Walk.of(part, model) for part in parts]
     return {way: table(way) for way in WAYS if way != VOTES}
 
 

@@ -32,9 +32,9 @@ class GainTable:
     coefficients: Float64[np.ndarray, "s f"]
 
     @classmethod
-    def fit(cls, parts: Sequence[Traces], model: ScoreModel, choose: Choose) -> GainTable:
+    def fit(cls, walks: Sequence[Walk], choose: Choose) -> GainTable:
         """For the pick that ``choose`` makes, from labelled answers in random orders."""
-        seen = [_walk(part, model, choose) for part in parts]
+        seen = [walk.seen(choose) for walk in walks]
         steps: list[int] = []
         rows: list[np.ndarray] = []
         for k in STEPS:
@@ -75,18 +75,29 @@ def features(
     return np.concatenate([base, base * log_n, np.full((len(p), 1), log_n * log_n)], axis=1)
 
 
-def _walk(part: Traces, model: ScoreModel, choose: Choose) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Features and the pick's truth after 1, 2, ... answers."""
-    seen: list[np.ndarray] = []
-    truth: list[np.ndarray] = []
-    rows = np.arange(len(part.prompt))
-    for n in range(1, part.cap + 1):
-        answers = part.answers.first(n)
-        p, none = model.probabilities(answers)
-        position = choose(answers, p)
-        seen.append(features(answers, model, p, none, position))
-        truth.append(np.where(position >= 0, part.truth[rows, position], 0.0))
-    return seen, truth
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """Labelled answers in random orders, with what the model says after 1, 2, ... of them."""
+
+    part: Traces
+    model: ScoreModel
+    said: Sequence[tuple[np.ndarray, np.ndarray]]  # (r, k) and (r,): scores.py
+
+    @classmethod
+    def of(cls, part: Traces, model: ScoreModel) -> Walk:
+        return cls(part, model, [model.probabilities(part.answers.first(n)) for n in range(1, part.cap + 1)])
+
+    def seen(self, choose: Choose) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Features and the pick's truth after 1, 2, ... answers."""
+        seen: list[np.ndarray] = []
+        truth: list[np.ndarray] = []
+        rows = np.arange(len(self.part.prompt))
+        for n, (p, none) in enumerate(self.said, 1):
+            answers = self.part.answers.first(n)
+            position = choose(answers, p)
+            seen.append(features(answers, self.model, p, none, position))
+            truth.append(np.where(position >= 0, self.part.truth[rows, position], 0.0))
+        return seen, truth
 
 
 def _ridge(x: Float64[np.ndarray, "r f"], y: Float64[np.ndarray, " r"]) -> Float64[np.ndarray, " f"]:

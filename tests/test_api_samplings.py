@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from live import Service, serving
+from scored_answers import document
 from strategies import STRANGE, places, replaced
 
 from suffice.api.calibration_store import CalibrationStore
@@ -18,9 +19,9 @@ from suffice.api.database import Database, migrate
 from suffice.api.service_calibrations import ServiceCalibrations
 from suffice.optimizer import Draw, Enough, Sampling, decide
 from suffice.optimizer.allocation import Batch
-from suffice.optimizer.answers import ALPHAS, THETAS, Answers
+from suffice.optimizer.answers import ALPHAS, THETAS
 from suffice.optimizer.calibration import Calibration
-from suffice.optimizer.drift import LIMIT
+from suffice.optimizer.drift import Watch
 from suffice.optimizer.pool import Pool
 
 Model = Callable[[str, int], dict[str, Any]]
@@ -466,8 +467,8 @@ def test_calibrations_have_versions(service: Service):
         ({"name": "a b", "document": {}}, "name"),
         ({"name": "a", "document": {}}, "document.schema"),
         ({"name": "a", "pool": {"prompts": [3]}}, "pool"),
-        ({"name": "a", "document": {"schema": 1}}, "document"),
-        ({"name": "a", "document": {"schema": 1, "model": 3, "drift": None}}, "document"),
+        ({"name": "a", "document": {"schema": 2}}, "document"),
+        ({"name": "a", "document": {"schema": 2, "model": 3, "drift": None}}, "document"),
         ({"name": "a", "pool": {"prompts": []}}, "pool.prompts"),
         ({"name": "a", "pool": {"prompts": [{"id": 1, "samples": [{}]}]}}, "pool.prompts[0].samples[0].correct"),
         ({"name": "a", "pool": pool(prompts=2)}, "pool"),
@@ -479,33 +480,61 @@ def test_what_is_wrong_with_a_calibration_is_named(service: Service, body: dict[
     assert [p["field"] for p in problem["errors"]] == [field]
 
 
-def test_the_alarm_goes_off_once_scores_stop_to_mean_anything(service: Service, calibration: Calibration):
-    document = service.call("GET", "/v1/calibrations/fitted/export")["document"]
-    service.call("POST", "/v1/calibrations", {"name": "drifting", "document": document})
-    assert calibration.drift is not None
-    prompts = [f"d{i}" for i in range(120)]
-    path = create(service, prompts=prompts, calibration="drifting", max_samples=8, price=0.01)
-    answers = [{"prompt": p, "number": n, **reading(p, n)} for p in prompts for n in range(8)]
-    for answer in answers:
-        answer["score"] = 1.0 - answer["score"]
-    tell(service, path, answers)
-    for _ in range(2):
-        assert "stop" in ask(service, path)
-    total, alarm = 0.0, False
-    for p in prompts:
-        own = [answer for answer in answers if answer["prompt"] == p]
-        known = Answers.of([answer["answer"] for answer in own], [answer["score"] for answer in own])
-        total = max(total + float(calibration.drift.evidence(known)[0]), 0.0)
-        alarm |= total > LIMIT
-    drift = service.call("GET", "/v1/calibrations/drifting")["drift"]
-    assert drift["total"] == pytest.approx(total), "each prompt counts once"
-    assert drift["alarm"] == alarm is True
+@pytest.fixture(scope="module")
+def watched() -> Calibration:
+    """Of a verifier good enough that it would be missed."""
+    found = Calibration.fit(Pool.of(document(80, 0)), 8, orders=4)
+    assert found.drift is not None
+    return found
+
+
+def samples_of(prompts: int, *, good: bool) -> list[list[dict[str, Any]]]:
+    """Answers with their scores; unless ``good``, those of a prompt are dealt out again."""
+    found = [entry["samples"] for entry in document(prompts, 5, samples=8)["prompts"]]
+    for samples in found if not good else ():
+        scores = [one["score"] for one in samples]
+        random.Random(str(scores)).shuffle(scores)
+        for one, score in zip(samples, scores, strict=True):
+            one["score"] = score
+    return found
+
+
+def test_the_alarm_comes_on_once_scores_stop_to_mean_anything_and_goes_off_again(
+    service: Service, watched: Calibration
+):
+    service.call("POST", "/v1/calibrations", {"name": "drifting", "document": watched.to_json()})
+    prompts = [f"d{i}" for i in range(60)]
+    kept = Watch()
+    for good in (False, True):
+        entries = samples_of(60, good=good)
+        path = create(service, prompts=prompts, calibration="drifting", max_samples=8, price=0.01)
+        answers = [
+            {"prompt": p, "number": n, "answer": one["answer"], "score": one["score"]}
+            for p, samples in zip(prompts, entries, strict=True)
+            for n, one in enumerate(samples)
+        ]
+        tell(service, path, answers)
+        for _ in range(2):
+            assert "stop" in ask(service, path)
+        for p in prompts:
+            own = [answer for answer in answers if answer["prompt"] == p]
+            found = watched.drift_evidence([a["answer"] for a in own], [a["score"] for a in own], by_score=not good)
+            assert found is not None
+            kept = kept.after(found)
+        drift = service.call("GET", "/v1/calibrations/drifting")["drift"]
+        assert drift == {"total": pytest.approx(kept.total), "alarm": not good}, "each prompt counts once"
+        if not good:
+            check_drifted(service)
+
+
+def check_drifted(service: Service) -> None:
+    """New samplings say so, and leave scores alone unless told otherwise."""
     wanted = {"calibration": "drifting", "max_samples": 8, "price": 0.01}
-    for on_drift, scores in (("warn", True), ("votes", False)):
-        made = service.call("POST", "/v1/samplings", {**wanted, "on_drift": on_drift})
+    for more, scores in (({}, False), ({"on_drift": "warn"}, True), ({"on_drift": "votes"}, False)):
+        made = service.call("POST", "/v1/samplings", {**wanted, **more})
         assert (made["drift"], made["scores"]) == (True, scores)
         both = [
-            service.call("POST", "/v1/samplings:decide", {**wanted, "on_drift": on_drift, "answers": [answer]})
+            service.call("POST", "/v1/samplings:decide", {**wanted, **more, "answers": [answer]})
             for answer in ({"answer": "a", "score": 0.1}, {"answer": "a", "score": 0.9})
         ]
         assert both[0]["drift"]
@@ -530,15 +559,14 @@ def test_a_gateway_in_the_service_has_the_same_calibrations(service: Service, tm
         both.call("PUT", "/v1/samplings", {}, status=405)
 
 
-def test_what_a_gateway_sees_raises_the_alarm_for_all(service: Service, tmp_path: Path, calibration: Calibration):
+def test_what_a_gateway_sees_raises_the_alarm_for_all(tmp_path: Path, watched: Calibration):
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     migrate(database)
     store = CalibrationStore(database)
-    store.add("mine", calibration.to_json())
+    store.add("mine", watched.to_json())
     shared = ServiceCalibrations(store)
-    for i in range(100):
-        answers = [reading(f"d{i}", n) for n in range(8)]
-        shared.watch("mine", [a["answer"] for a in answers], [1.0 - a["score"] for a in answers])
+    for samples in samples_of(60, good=False):
+        shared.watch("mine", [a["answer"] for a in samples], [a["score"] for a in samples])
     shared.watch("mine", ["a", "b"], [0.5, None])
     shared.watch("nobody", ["a", "b"], [0.5, 0.5])
     shared._writer.shutdown()
@@ -547,7 +575,7 @@ def test_what_a_gateway_sees_raises_the_alarm_for_all(service: Service, tmp_path
     assert store.wanted("mine", None)[2]
     assert "mine" in shared
     assert "nobody" not in shared
-    assert shared.get("mine").to_json() == {**calibration.to_json(), "name": "mine"}
+    assert shared.get("mine").to_json() == {**watched.to_json(), "name": "mine"}
     database.close()
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import numpy as np
 import pytest
+from scored_answers import document
 
 from suffice.optimizer import Draw, InvalidInput, Sampling
 from suffice.optimizer.answers import Answers
 from suffice.optimizer.calibration import PRICES, VOTES, Calibration
-from suffice.optimizer.drift import LIMIT, DriftModel, Watch
 from suffice.optimizer.logit import Choices, fit
 from suffice.optimizer.pool import Pool, shuffled, traces
 from suffice.optimizer.replay import replay
@@ -19,23 +18,6 @@ from suffice.optimizer.scores import ScoreCurve, ScoreModel
 from suffice.optimizer.stopping import Suffice
 
 CAP = 8
-
-
-def document(prompts: int, seed: int, *, separation: float = 0.35, samples: int = 16) -> dict[str, Any]:
-    """Prompts whose wrong answers are popular, and a verifier that tells right ones from them."""
-    rng = np.random.default_rng(seed)
-    entries: list[dict[str, Any]] = []
-    for i in range(prompts):
-        share = rng.beta(0.8, 1.2)
-        taste = {name: float(rng.normal(0.4, 0.1)) for name in "xyz"}
-        taste["right"] = float(rng.normal(0.4 + separation, 0.1))
-        drawn = []
-        for _ in range(samples):
-            answer = "right" if rng.random() < share else "xxyz"[int(rng.integers(4))]
-            score = float(np.clip(taste[answer] + rng.normal(0.0, 0.03), 0.0, 1.0))
-            drawn.append({"answer": answer, "correct": int(answer == "right"), "score": score, "tokens": 10})
-        entries.append({"id": f"q{i}", "samples": drawn})
-    return {"prompts": entries}
 
 
 @pytest.fixture(scope="module")
@@ -200,39 +182,3 @@ def test_scores_change_who_is_right(pool: Pool):
     p, none = model.probabilities(answers)
     assert p[0, 1] > p[0, 0]
     assert p.sum() + none[0] == pytest.approx(1.0)
-
-
-# --- the alarm --------------------------------------------------------------------------------------------------------
-
-
-def prompts_until_alarm(model: DriftModel, pool: Pool, n: int, limit: int) -> int:
-    (part,) = traces(pool, n, 1, 3)
-    watch = Watch()
-    for k, evidence in enumerate(model.evidence(part.answers)[:limit]):
-        watch = watch.after(float(evidence))
-        if watch.alarm:
-            return k + 1
-    return limit + 1
-
-
-def test_the_alarm_hears_scores_go_bad_and_keeps_quiet_while_they_are_good(pool: Pool):
-    parts = traces(pool, CAP, 4, 0)
-    model = DriftModel.fit(parts, ScoreModel.fit(parts, quality=False).curve)
-    unseen = Pool.of(document(300, 7))
-    assert prompts_until_alarm(model, unseen, 4, 300) > 300
-    assert prompts_until_alarm(model, shuffled(unseen, 1), 4, 300) < 40
-
-
-def test_one_prompt_alone_raises_no_alarm():
-    watch = Watch().after(6.0)
-    assert not watch.alarm
-    assert watch.after(LIMIT).alarm
-    assert Watch().after(-50.0).total == 0
-    assert Watch(0.0, alarm=True).after(-5.0).alarm  # it stays on until there is a new calibration
-
-
-def test_failures_and_missing_scores_are_no_evidence(pool: Pool):
-    parts = traces(pool, CAP, 2, 0)
-    model = DriftModel.fit(parts, ScoreModel.fit(parts, quality=False).curve)
-    assert model.evidence(Answers.of([None, None, "a"], [0.1, 0.9, 0.5]))[0] == pytest.approx(0.0, abs=1.0)
-    assert model.evidence(Answers.of(["a"], [0.5]))[0] == 0
