@@ -14,6 +14,7 @@ place here. Paths of one tree are no independent draws: votes of siblings say le
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,16 +62,22 @@ class SegmentTree:
         self._astray, self._answered = astray, answered
         self._root = Node(Prefix())
         self._nodes = [self._root]
+        self._grown = asyncio.Event()  # a segment has come, or failed
         self.shared = 0  # tokens that were not generated again
 
     async def draw(self, number: int, body: Mapping[str, Any], ask: Ask, score: Score) -> Found:
         """One path to its end: the response, with the usage of its new segments."""
+        if number >= self.roots:
+            await self._grown.wait()
         node = self._root if number < self.roots else self._fork()
         self.shared += node.prefix.tokens
         usage: dict[str, Any] = {}
         while True:
             node.branches += 1
-            response = await ask(node.prefix.request(body, max_tokens=self.segment, **_with_logprobs(body)))
+            try:
+                response = await ask(node.prefix.request(body, max_tokens=self.segment, **_with_logprobs(body)))
+            finally:
+                self._grown.set()
             usage = total(usage, response.get("usage") or {})
             choice = response["choices"][0]
             prefix = node.prefix.then(response, choice, counted(response.get("usage"), "completion_tokens"))

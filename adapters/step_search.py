@@ -61,7 +61,7 @@ class _Tree:
 
     async def step(self, prefix: Prefix, *, free: bool) -> tuple[Prefix, float | None]:
         """The best of the candidates for the next step, and its score; ``free``: it goes on to the answer's end."""
-        seen: dict[str, tuple[Prefix, float | None]] = {}
+        seen: dict[str, tuple[Prefix, float]] = {}
         settings = dict(self.search.settings)
         if self.search.rule == "fixed":
             settings["samples"] = self.search.width
@@ -69,9 +69,12 @@ class _Tree:
         while isinstance(more := enough.ask(), Draw):
             for candidate in await self._candidates(prefix, more.count, free=free):
                 if candidate.text not in seen:
-                    seen[candidate.text] = candidate, await self.score(candidate.choice())
+                    worth = await self.score(candidate.choice())
+                    if worth is None:  # without a judge any candidate will do
+                        return candidate, None
+                    seen[candidate.text] = candidate, worth
                 enough.tell(candidate.text, seen[candidate.text][1], candidate.tokens - prefix.tokens)
-        return max(seen.values(), key=lambda one: -1e300 if one[1] is None else one[1])
+        return max(seen.values(), key=lambda one: one[1])
 
     async def _candidates(self, prefix: Prefix, count: int, *, free: bool) -> list[Prefix]:
         more: dict[str, Any] = {"n": count}

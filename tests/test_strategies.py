@@ -143,9 +143,10 @@ def test_without_scores_the_first_candidate_is_taken():
     async def none(choice: Mapping[str, Any]) -> None:
         return None
 
-    found = drawn(StepSearch(2, ";"), Server(response(chosen("a"), chosen("bc"))), score=none)
-    assert found.response["choices"][0]["message"]["content"] == "a"
-    assert found.score is None
+    for search in (StepSearch(2, ";"), StepSearch(2, ";", rule="threshold", settings={"threshold": 0.5})):
+        found = drawn(search, Server(response(chosen("a"), chosen("bc"))), score=none)
+        assert found.response["choices"][0]["message"]["content"] == "a"
+        assert found.score is None
 
 
 def test_a_server_that_does_not_say_why_it_stopped_is_refused():
@@ -186,6 +187,38 @@ def test_the_first_paths_begin_at_the_question():
     for number, server in enumerate(servers):
         drawn(tree, server, number)
         assert server.asked[0]["messages"] == BODY["messages"]
+
+
+def test_a_path_that_is_to_fork_waits_for_one_to_fork_from():
+    tree, asked, go_on = SegmentTree(10, roots=1), list[str](), asyncio.Event()
+
+    async def ask(body: Mapping[str, Any]) -> dict[str, Any]:
+        asked.append(body["messages"][-1]["content"])
+        if len(asked) == 1:
+            await go_on.wait()
+        return segment("aa" if len(asked) == 1 else "bb", "length" if len(asked) == 1 else "stop")
+
+    async def both() -> None:
+        paths = [asyncio.ensure_future(tree.draw(number, BODY, ask, by_length)) for number in (0, 1)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(asked) == 1
+        go_on.set()
+        await asyncio.gather(*paths)
+
+    asyncio.run(both())
+    assert len(asked) == 3
+
+    async def broken(body: Mapping[str, Any]) -> dict[str, Any]:
+        raise ConnectionError
+
+    async def neither() -> None:
+        tree = SegmentTree(10, roots=1)
+        paths = [tree.draw(number, BODY, broken, by_length) for number in (0, 1)]
+        found = await asyncio.gather(*paths, return_exceptions=True)
+        assert all(isinstance(one, ConnectionError) for one in found), "it waits for none that does not come"
+
+    asyncio.run(neither())
 
 
 def test_paths_end_at_the_answer_astray_and_at_the_limit():
