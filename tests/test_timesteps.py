@@ -92,7 +92,9 @@ def test_long_sequences_are_searched_by_control_points() -> None:
     np.testing.assert_allclose(np.diff(steps[:6]), -60, atol=1)
     q = TimeSteps(11, 0, 999)  # of another length, the same curve
     np.testing.assert_allclose(q.to_unit(q.from_unit(p.to_unit(steps[None]))), p.to_unit(steps[None]), atol=2e-3)
-    np.testing.assert_allclose(q.place(steps), p.to_unit(steps[None])[0], atol=1e-12)
+    placed = q.place(steps.tolist())
+    assert placed is not None
+    np.testing.assert_allclose(placed, p.to_unit(steps[None])[0], atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""Diffusion on diffusers pipelines: schedules and solvers for few steps, and steering at inference time.
+
+Names are loaded on first use, so that importing this package imports neither torch nor diffusers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .apply import apply_schedule as apply_schedule
+    from .apply import plain_arguments as plain_arguments
+    from .apply import stock_scheduler as stock_scheduler
+    from .evaluation import Evaluation as Evaluation
+    from .quality import Frechet as Frechet
+    from .quality import Kernel as Kernel
+    from .quality import Paired as Paired
+    from .quality import Reference as Reference
+    from .quality import Reward as Reward
+    from .schedule import Schedule as Schedule
+    from .search import Found as Found
+    from .search import search_schedule as search_schedule
+
+_HOMES = {
+    "apply": ("apply_schedule", "plain_arguments", "stock_scheduler"),
+    "evaluation": ("Evaluation",),
+    "quality": ("Frechet", "Kernel", "Paired", "Reference", "Reward"),
+    "schedule": ("Schedule",),
+    "search": ("Found", "search_schedule"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,321 @@
+"""Schedules for few steps: Bayesian optimization beside evolution, random search and the schedules in common use.
+
+    make bench-diffusion                              run what is missing, then report
+    python -m benchmarks.diffusion run --seeds 5      ... only run; each cell once, kept as a line of JSON
+    python -m benchmarks.diffusion report             tables, and the figure of the documentation
+
+All methods search the same space on the same images: 60 evaluations of 256, from noise that is the same for all methods
+of a seed. The best 8 of each then make 512 images of other noise, and the winner 2 x 1,024 of noise that nobody has
+seen, the same for all. Times are CPU seconds of one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from suffice.adapters.diffusion.evaluation import Evaluation
+from suffice.adapters.diffusion.quality import Frechet, Reference
+from suffice.adapters.diffusion.schedule import Schedule
+from suffice.adapters.diffusion.search import Search
+from suffice.adapters.diffusion.solvers import DIFFUSION, Choices
+from suffice.adapters.diffusion.source import FromStudy, Source, source_of
+
+from .digit_models import ddpm_pipeline, digit_classifier, digits
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "benchmarks" / "diffusion.jsonl"
+FIGURE = ROOT / "docs" / "images" / "diffusion_search.png"
+SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
+    "DDIM, 4 steps": (4, ("ddim",)),
+    "DPM-Solver++, 4 steps": (4, ("dpm_multistep",)),
+    "DDIM, 6 steps": (6, ("ddim",)),
+    "any solver, 4 steps": (4, DIFFUSION),
+}
+METHODS = ("random", "autodiffusion", "usf", "bayes", "bayes, levels")
+NAMES = {
+    "random": "random search",
+    "autodiffusion": "evolution (AutoDiffusion)",
+    "usf": "evolution (USF, S³)",
+    "bayes": "Suffice",
+    "bayes, levels": "Suffice, 32 to 256 images",
+}
+TRIALS, IMAGES, LEVELS = 60, 256, (32, 64, 128, 256)
+CONFIRM, CONFIRM_IMAGES = 8, 512
+FRESH, FRESH_IMAGES = (1_000_000, 1_000_001), 1024
+NOISE = 100  # between the noise seeds of two seeds
+
+
+def evaluation() -> Evaluation:
+    images, _ = digits()
+    return Evaluation(ddpm_pipeline(), Frechet(Reference.of(images, digit_classifier().features)))
+
+
+def fresh(judge: Evaluation, schedule: Schedule) -> list[float]:
+    """The distance on each set of unseen noise."""
+    return [judge.judge(schedule, FRESH_IMAGES, seed).score.value for seed in FRESH]
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def reference_cell(judge: Evaluation, setting: str) -> dict[str, Any]:
+    """What needs no search: the pipeline's default, and every schedule in common use with every solver."""
+    steps, solvers = SETTINGS[setting]
+    search = Search(Choices(steps, solvers), judge, TRIALS, IMAGES)
+    default = []
+    for seed in FRESH:
+        made = judge.make(default_schedule(setting), FRESH_IMAGES, seed)
+        default.append(judge.quality(made.images, made.noise).value)
+    known = {name: fresh(judge, search.choices.schedule(params)) for name, params in search.known().items()}
+    return {"setting": setting, "method": "reference", "seed": 0, "default": default, "known": known}
+
+
+def default_schedule(setting: str) -> Schedule:
+    """What the scheduler of the setting does by itself for so many steps: evenly spaced times."""
+    steps, solvers = SETTINGS[setting]
+    times = np.linspace(0, 999, steps + 1).round()[::-1][:-1]
+    config = {"solver_order": 1 if solvers == ("ddim",) else 2}
+    return Schedule("DPMSolverMultistepScheduler", tuple(int(t) for t in times), config=config)
+
+
+def search_cell(judge: Evaluation, setting: str, method: str, seed: int) -> dict[str, Any]:
+    """One search, its curve, and what its winner is worth."""
+    steps, solvers = SETTINGS[setting]
+    search = Search(
+        Choices(steps, solvers),
+        judge,
+        TRIALS,
+        IMAGES,
+        levels=LEVELS if method == "bayes, levels" else (),
+        method="bayes" if method == "bayes, levels" else method,
+        seed=seed,
+        noise_seed=NOISE * seed,
+    )
+    timed = Timed(source_of(search, None, None, setting))
+    begun = time.process_time()
+    tried = list(search.run(timed))
+    cpu = time.process_time() - begun
+    if search.levels:
+        recommended, images = timed.recommended, np.cumsum([t.judged.images for t in tried])
+        schedules = [search.choices.schedule(params) for params in recommended]
+        values = {
+            text: judge.judge(schedule, IMAGES, search.noise_seed).score.value
+            for text, schedule in {str(s): s for s in schedules}.items()
+        }
+        curve = [(int(n), values[str(s)]) for n, s in zip(images, schedules, strict=True)]
+    else:
+        best = np.minimum.accumulate([t.judged.score.value for t in tried])
+        curve = [(IMAGES * (i + 1), float(v)) for i, v in enumerate(best)]
+    found = search.conclude(tried, CONFIRM, CONFIRM_IMAGES)
+    return {
+        "setting": setting,
+        "method": method,
+        "seed": seed,
+        "curve": curve,
+        "evaluations": len(tried),
+        "images": found.images,
+        "search": found.best.value,
+        "confirmed": found.best.other_value,
+        "fresh": fresh(judge, found.schedule),
+        "schedule": found.schedule.to_json(),
+        "cpu": cpu,
+        "proposals": timed.seconds,
+    }
+
+
+class Timed:
+    """A source, with the CPU seconds of every proposal; with levels also what is recommended after each result."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.seconds: list[float] = []
+        self.recommended: list[dict[str, Any]] = []
+
+    def past(self) -> list[tuple[dict[str, Any], dict[str, float]]]:
+        return self.source.past()
+
+    def ask(self) -> tuple[Any, dict[str, Any]] | None:
+        begun = time.process_time()
+        asked = self.source.ask()
+        self.seconds.append(time.process_time() - begun)
+        return asked
+
+    def tell(self, handle: Any, values: Mapping[str, float]) -> None:
+        self.source.tell(handle, values)
+        if isinstance(self.source, FromStudy) and self.source.study.fidelity is not None:
+            self.recommended.append(self.source.study.best.params)
+
+    def refuse(self, handle: Any, reason: str) -> None:
+        self.source.refuse(handle, reason)
+
+
+def run(seeds: int, results: Path, only: str | None, left: int) -> None:
+    """The cells that are missing, one after another, so many of them (-1: all)."""
+    torch.set_num_threads(1)
+    judge = evaluation()
+    wanted = [s for s in SETTINGS if only is None or only in s]
+    planned = [(s, "reference", 0) for s in wanted]
+    planned += sorted(product(wanted, METHODS, range(seeds)), key=_rank)
+    for setting, method, seed in planned:
+        if any((r["setting"], r["method"], r["seed"]) == (setting, method, seed) for r in read(results)):
+            continue
+        if left == 0:
+            return
+        left -= 1
+        referring = method == "reference"
+        cell = reference_cell(judge, setting) if referring else search_cell(judge, setting, method, seed)
+        with results.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        print(setting, method, seed, cell["default" if referring else "fresh"], flush=True)
+
+
+def _rank(cell: tuple[str, str, int]) -> tuple[int, int]:
+    """What says most comes first, all seeds of it."""
+    setting, method, seed = cell
+    return list(SETTINGS).index(setting) // 2 + {"random": 2, "usf": 2, "bayes, levels": 1}.get(method, 0), seed
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    if not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text().splitlines() if line]
+
+
+# --- reporting --------------------------------------------------------------------------------------------------------
+
+
+def cells(rows: list[dict[str, Any]], setting: str, method: str) -> list[dict[str, Any]]:
+    return sorted((r for r in rows if (r["setting"], r["method"]) == (setting, method)), key=lambda r: r["seed"])
+
+
+def reached(curve: list[list[float]], target: float) -> float:
+    """Images until the curve is at the target; infinite where it never is."""
+    return next((n for n, value in curve if value <= target), float("inf"))
+
+
+def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield from _distances(rows)
+    yield ""
+    yield from _speed(rows)
+    yield ""
+    yield from _overhead(rows)
+
+
+def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield _row(
+        "setting", "method", "unseen noise: mean [each seed]", "/ default", "/ best known", "/ evolution", "search"
+    )
+    yield _row(*["---"] * 7)
+    for setting in SETTINGS:
+        if not (reference := cells(rows, setting, "reference")):
+            continue
+        known = {name: float(np.mean(v)) for name, v in reference[0]["known"].items()}
+        best = min(known, key=lambda name: known[name])
+        default, lowest = float(np.mean(reference[0]["default"])), known[best]
+        evolution = float(np.mean([r["fresh"] for r in cells(rows, setting, "autodiffusion")] or np.nan))
+
+        def ratios(value: float, *beside: float) -> list[str]:
+            return [f"{value:.2f}", *(f"{value / other:.2f}" for other in beside)]
+
+        beside = (default, lowest, evolution)
+        yield _row(setting, "default", *ratios(default, *beside), "")
+        yield _row("", f"best known: {best}", *ratios(lowest, *beside), "")
+        for method in METHODS:
+            if found := cells(rows, setting, method):
+                each = [float(np.mean(r["fresh"])) for r in found]
+                mean, *others = ratios(float(np.mean(each)), *beside)
+                listed = ", ".join(f"{v:.2f}" for v in each)
+                search = f"{np.mean([r['search'] for r in found]):.2f}"
+                yield _row("", NAMES[method], f"**{mean}** [{listed}]", *others, search)
+
+
+def _speed(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Paired by seed: on the same noise."""
+    yield _row(
+        "setting", "evaluations until evolution's last value", f"images until the last value of {TRIALS} x {IMAGES}"
+    )
+    yield _row(*["---"] * 3)
+    for setting in SETTINGS:
+        bayes = cells(rows, setting, "bayes")
+        evolved = zip(bayes, cells(rows, setting, "autodiffusion"), strict=False)
+        levels = zip(bayes, cells(rows, setting, "bayes, levels"), strict=False)
+        evaluations = [reached(b["curve"], e["curve"][-1][1]) / IMAGES for b, e in evolved]
+        images = [reached(m["curve"], b["curve"][-1][1]) for b, m in levels]
+        if evaluations:
+            yield _row(setting, _median(evaluations), _median(images))
+
+
+def _overhead(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield _row("setting", "CPU s per proposal, trials 50 to 60: mean", "largest", "CPU s of a whole search")
+    yield _row(*["---"] * 4)
+    for setting in SETTINGS:
+        if found := cells(rows, setting, "bayes"):
+            late = [s for r in found for s in r["proposals"][50:60]]
+            total = np.mean([r["cpu"] for r in found])
+            yield _row(setting, f"{np.mean(late):.3f}", f"{max(late):.3f}", f"{total:.1f}")
+
+
+def _row(*entries: str) -> str:
+    return f"| {' | '.join(entries)} |"
+
+
+def _median(values: list[float]) -> str:
+    if not values:
+        return ""
+    listed = ", ".join("never" if v == float("inf") else f"{v:.0f}" for v in values)
+    middle = float(np.median(values))
+    return f"{'never' if middle == float('inf') else f'{middle:.0f}'} [{listed}]"
+
+
+def figure(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    settings = [s for s in SETTINGS if cells(rows, s, "bayes")]
+    fig, axes = plt.subplots(1, len(settings), figsize=(3.6 * len(settings), 3.4), squeeze=False, layout="constrained")
+    colors = dict(zip(METHODS, ("#999999", "#d95f02", "#e6ab02", "#1b6ca8", "#66a61e"), strict=True))
+    for axis, setting in zip(axes[0], settings, strict=True):
+        at = np.arange(IMAGES, TRIALS * IMAGES + 1, IMAGES)
+        for method in METHODS:
+            curves = [r["curve"] for r in cells(rows, setting, method)]
+            if curves:
+                lines = np.array([[min([v for n, v in c if n <= x], default=np.nan) for x in at] for c in curves])
+                axis.plot(at / IMAGES, np.nanmean(lines, axis=0), color=colors[method], label=NAMES[method], lw=1.6)
+        axis.set(title=setting, xlabel="images / 256", yscale="log")
+        axis.grid(True, which="both", lw=0.3, alpha=0.5)
+    axes[0][0].set_ylabel("Fréchet distance, best so far")
+    axes[0][0].legend(fontsize=7, frameon=False)
+    fig.savefig(path, dpi=130)
+    plt.close(fig)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.diffusion", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("command", nargs="?", choices=["run", "report", "all"], default="all")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", help="settings whose name holds this")
+    parser.add_argument("--cells", type=int, default=-1, help="how many to run at most (-1: all that are missing)")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--figure", type=Path, default=FIGURE)
+    given = parser.parse_args()
+    if given.command != "report":
+        run(given.seeds, given.results, given.only, given.cells)
+    if given.command != "run":
+        rows = read(given.results)
+        print("\n".join(tables(rows)))
+        figure(rows, given.figure)
+
+
+if __name__ == "__main__":
+    main()
