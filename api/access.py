@@ -53,6 +53,7 @@ TAKES: dict[Role, tuple[str, ...]] = {
         *("GET /v1/dashboard/studies/{name}/trials", "GET /v1/dashboard/studies/{name}/trials.csv"),
         *("GET /v1/dashboard/studies/{name}/slices", "GET /v1/dashboard/studies/{name}/contour"),
         *("GET /v1/dashboard/samplings", "GET /v1/dashboard/samplings/{id}"),
+        *("GET /v1/dashboard/decisions", "GET /v1/dashboard/decisions/{id}/replay"),
         *("GET /v1/dashboard/samplings/{id}/replay", "POST /v1/dashboard/samplings/{id}/reliability"),
         *("GET /v1/studies/{name}/trials", f"GET {_TRIAL}", f"GET {_TRIAL}/should_prune"),
         *("GET /v1/samplings", "GET /v1/samplings/{id}", "GET /v1/samplings/{id}/answers", "POST /v1/samplings:decide"),
@@ -74,7 +75,6 @@ TAKES: dict[Role, tuple[str, ...]] = {
         *("POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{id}"),
         *("POST /v1/projects", "GET /v1/projects", "DELETE /v1/projects/{name}"),
         "GET /metrics",
-        *("GET /v1/dashboard/decisions", "GET /v1/dashboard/decisions/{id}/replay"),  # of all projects
     ),
 }
 NEEDS: dict[str, Role] = {route: role for role, routes in TAKES.items() for route in routes}

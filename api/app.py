@@ -155,6 +155,7 @@ def _share(calibrations: CalibrationStore, gateway: Gateway) -> None:
     from .service_calibrations import ServiceCalibrations
 
     gateway.calibrations = ServiceCalibrations(calibrations)
+    gateway.open_calibrations = lambda project: ServiceCalibrations(calibrations.within(project))
 
 
 def _is_gateways(path: str) -> bool:

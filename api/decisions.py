@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from suffice.optimizer import Draw, Enough, InvalidInput, NotFound, Sampling
 
+from .access import DEFAULT_PROJECT
 from .drawing import Answer, Drawn
 from .gateway_config import Wishes, sampling_of
 
@@ -15,26 +17,28 @@ MOST_POOLED = 200_000  # answers in a replay
 
 
 class Decisions:
-    """The newest records."""
+    """The newest records, each of one project."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._kept: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[int, dict[str, Any]]] = OrderedDict()
 
-    def keep(self, record: dict[str, Any]) -> None:
-        self._kept[record["decision_id"]] = record
+    def keep(self, record: dict[str, Any], project: int = DEFAULT_PROJECT) -> None:
+        self._kept[record["decision_id"]] = project, record
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
-    def get(self, decision_id: str) -> dict[str, Any]:
+    def get(self, decision_id: str, project: int = DEFAULT_PROJECT) -> dict[str, Any]:
         """Raises NotFound."""
-        if decision_id not in self._kept:
+        owner, record = self._kept.get(decision_id, (None, None))
+        if record is None or owner != project:
             raise NotFound(f"no decision {decision_id!r} is kept (the newest {self._size} are)")
-        return self._kept[decision_id]
+        return record
 
-    def newest(self, count: int) -> list[dict[str, Any]]:
+    def newest(self, count: int, project: int = DEFAULT_PROJECT) -> list[dict[str, Any]]:
         """The newest of them first."""
-        return [record for record, _ in zip(reversed(self._kept.values()), range(count), strict=False)]
+        own = (record for owner, record in reversed(self._kept.values()) if owner == project)
+        return list(islice(own, count))
 
     def __len__(self) -> int:
         return len(self._kept)

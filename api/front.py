@@ -28,6 +28,7 @@ from .metrics import Metrics
 
 COOKIE = "suffice_session"
 CSRF = b"x-suffice-csrf"
+LOGGED = {"name": "study", "number": "trial"}  # what parts of a path are called in logs
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
 BEARER = re.compile(r"bearer +(\S{1,200}) *", re.IGNORECASE)
@@ -102,6 +103,8 @@ class Front:
     async def _enter(self, scope: Any, headers: dict[bytes, bytes], visit: Visit) -> Known | None:
         """Note who calls; the key, if there is one. Raises Refusal."""
         method, path, ring = scope["method"], scope["path"], self._ring
+        if ".." in path and ".." in path.split("/"):
+            raise Refusal(400, "no address here leads upwards", "path")
         wanted = False if ring is None else ring.wanted
         if wanted is None and ring is not None:
             wanted = await run_in_threadpool(ring.look_whether_wanted)
@@ -225,8 +228,8 @@ class Front:
             fields["milliseconds"] = round(1e3 * seconds, 3)
             if visit.caller is not None and visit.caller.key is not None:
                 fields |= {"key": visit.caller.key, "project": visit.caller.project_name}
-            if params := scope.get("path_params"):
-                fields |= {{"name": "study", "number": "trial"}.get(k, k): v for k, v in params.items() if k != "path"}
+            params: dict[str, Any] = scope.get("path_params", {})
+            fields |= {LOGGED.get(name, name): value for name, value in params.items() if name != "path"}
             logs.requests.info("%s %s %d", scope["method"], route, status, extra={"fields": fields})
 
 

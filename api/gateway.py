@@ -25,6 +25,7 @@ from suffice.adapters.verifiers import Conforms, Judge, LogProbability, Matches,
 from suffice.optimizer import InvalidInput, NotFound, SufficeError
 
 from . import chunks, decisions
+from .access import DEFAULT_PROJECT, Visit
 from .calibrations import Calibrations
 from .completions import CHAT, Asked, Completion, Outcome, Tools, read
 from .drawing import DrawFailed, OutOfTime, Refused
@@ -49,6 +50,7 @@ HOP = frozenset(
 NOT_BACK = frozenset({*HOP, "date", "server"} - {"content-length"})
 PASSED = "pass-through"  # the policy of what has none
 AHEAD = 64  # chunks that a slow client may be behind
+OURS = frozenset({"authorization", "cookie", "x-suffice-csrf"})  # a key of this service is no upstream's business
 WARM = 12  # answers that rules are tried on before requests come
 RETRY_AFTER = "1"  # second
 DECISION_ID = "x-optscale-decision-id"
@@ -65,6 +67,13 @@ class Request:
     headers: Sequence[Header]
     body: bytes
     began: float
+    visit: Visit | None = None  # who makes it, where the gateway has a front
+
+    @property
+    def project(self) -> int:
+        """Where its decisions and calibrations belong."""
+        caller = None if self.visit is None else self.visit.caller
+        return DEFAULT_PROJECT if caller is None else caller.project
 
 
 class Failure(Exception):
@@ -89,7 +98,9 @@ class Gateway:
         self.config = config
         self.upstreams = Upstreams(config.upstreams, config.limits)
         self.decisions = decisions.Decisions(config.limits.decisions)
-        self.calibrations = Calibrations(config.calibrations)
+        self.calibrations = Calibrations(config.calibrations)  # of the first project, and those that policies name
+        self.open_calibrations: Callable[[int], Calibrations] = self._open_calibrations
+        self._others: dict[int, Calibrations] = {}
         self.metrics = GatewayMetrics(self.upstreams)
         self.active = 0
         self._clock = clock
@@ -188,35 +199,37 @@ class Gateway:
             if not came.get("more_body"):
                 break
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-        headers = [(name, value) for name, value in headers if name not in HOP]
+        visit: Visit | None = scope.get("suffice.visit")
+        known = visit is not None and visit.caller is not None and visit.caller.key is not None
+        kept_back = HOP | OURS if known else HOP
+        headers = [(name, value) for name, value in headers if name not in kept_back]
         target = scope.get("raw_path", scope["path"].encode()).decode("latin-1")
         if query := scope.get("query_string"):
             target = f"{target}?{query.decode('latin-1')}"
-        return Request(scope["method"], scope["path"], target, headers, b"".join(parts), began)
+        return Request(scope["method"], scope["path"], target, headers, b"".join(parts), began, visit)
 
     # --- which request is answered how ---
 
     async def _answer(self, request: Request, send: Send) -> None:
         try:
-            if request.path in COMPLETIONS and request.method == "POST":
-                await self._completion(request, send)
-            elif request.path.startswith("/optscale/v1/"):
-                await self._own(request, send)
-            elif request.path.startswith("/v1/models") and request.method == "GET":
-                await self._models(request, send)
-            elif request.path.startswith("/v1/"):
-                await self._pass(request, send, None)
-            else:
-                raise Failure(404, f"there is nothing at {request.path}", "invalid_request_error")
-        except Failure as failure:
+            await self._route(request, send)
+        except (Failure, SufficeError) as error:
+            failure = _failure(error)
+            self.metrics.answered("none", failure.status, self._clock() - request.began)
             await _fail(send, failure)
-        except InvalidInput as error:
-            first = error.problems[0]
-            await _fail(send, Failure(400, str(error), "invalid_request_error", first.field, "invalid_value"))
-        except NotFound as error:
-            await _fail(send, Failure(404, str(error), "invalid_request_error", code="not_found"))
-        except SufficeError as error:
-            await _fail(send, Failure(409, str(error), "invalid_request_error"))
+
+    async def _route(self, request: Request, send: Send) -> None:
+        """Raises Failure, or a SufficeError, where there is no answer."""
+        if request.path in COMPLETIONS and request.method == "POST":
+            await self._completion(request, send)
+        elif request.path.startswith("/optscale/v1/"):
+            await self._own(request, send)
+        elif request.path.startswith("/v1/models") and request.method == "GET":
+            await self._models(request, send)
+        elif request.path.startswith("/v1/"):
+            await self._pass(request, send, None)
+        else:
+            raise Failure(404, f"there is nothing at {request.path}", "invalid_request_error")
 
     async def _completion(self, request: Request, send: Send) -> None:
         try:
@@ -249,8 +262,8 @@ class Gateway:
                 await send({"type": "http.response.body", "body": b""})
                 self.metrics.answered(PASSED, stream.status, self._clock() - request.began, added)
         except Unreachable as error:
-            self.metrics.answered(PASSED, 502, self._clock() - request.began)
             if started:  # whoever reads sees it break off, as it did
+                self.metrics.answered(PASSED, 502, self._clock() - request.began)
                 log.warning("an upstream broke off: %s", error)
                 raise
             raise _unreachable(error) from None
@@ -279,13 +292,13 @@ class Gateway:
     # --- decided ---
 
     async def _decide(self, request: Request, asked: Asked, send: Send) -> None:
-        calibration = self._calibration(asked)
+        calibration, drifted = self._calibration(request, asked)
         tools = Tools(
             self.config,
             self.upstreams,
             self._verifiers.get(asked.wishes.verifier or ""),
             calibration,
-            calibration is not None and self.calibrations.drifted(calibration.name),
+            drifted,
             self._equality(asked),
             self._clock,
         )
@@ -301,6 +314,8 @@ class Gateway:
             if not work.done():
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
+            if request.visit is not None:
+                request.visit.tokens = _paid(work, completion)
         self._finish(request, asked, outcome)
         await _json(send, 200, outcome.body | {"optscale": self._shown(asked, outcome)}, self._headers(outcome))
 
@@ -384,23 +399,42 @@ class Gateway:
             raise InvalidInput("optscale.extract", "math only with math-verify: pip install 'suffice[math]'", "math")
         return self._math
 
-    def _calibration(self, asked: Asked) -> Any:
+    def _calibration(self, request: Request, asked: Asked) -> tuple[Any, bool]:
+        """The calibration that is asked for, and whether its alarm is on."""
         name = asked.wishes.calibration
         if name is None:
-            return None
-        if name not in self.calibrations:
+            return None, False
+        known = self._calibrations(request.project, name)
+        if name not in known:
             raise InvalidInput("optscale.calibration", "the name of a calibration", name)
-        return self.calibrations.get(name)
+        return known.get(name), known.drifted(name)
+
+    def _calibrations(self, project: int, name: str | None = None) -> Calibrations:
+        """Those of a project; with a ``name`` that it has not and a policy says, everyone's."""
+        if project == DEFAULT_PROJECT:
+            return self.calibrations
+        if project not in self._others:
+            self._others[project] = self.open_calibrations(project)
+        own = self._others[project]
+        if name is None or name in own:
+            return own
+        named = any(policy.calibration == name for policy in self.config.policies.values())
+        return self.calibrations if named else own
+
+    def _open_calibrations(self, project: int) -> Calibrations:
+        folder = self.config.calibrations
+        return Calibrations(None if folder is None else folder / f"project-{project}")
 
     def _finish(self, request: Request, asked: Asked, outcome: Outcome) -> None:
         """Remember and count what was decided."""
-        self.decisions.keep(outcome.record)
+        self.decisions.keep(outcome.record, request.project)
         self.metrics.decided(outcome, asked.policy)
         added = outcome.record["latency_ms"]["gateway"] / 1e3
         self.metrics.answered(asked.policy, 200, self._clock() - request.began, added)
         if asked.wishes.calibration is not None and not outcome.record["degraded"]:
             good = outcome.drawn.counted
-            self.calibrations.watch(asked.wishes.calibration, [one.answer for one in good], [one.score for one in good])
+            known = self._calibrations(request.project, asked.wishes.calibration)
+            known.watch(asked.wishes.calibration, [one.answer for one in good], [one.score for one in good])
 
     def _shown(self, asked: Asked, outcome: Outcome) -> dict[str, Any]:
         """The record as the client gets it."""
@@ -423,26 +457,27 @@ class Gateway:
 
     async def _own(self, request: Request, send: Send) -> None:
         parts = request.path.removeprefix("/optscale/v1/").split("/")
+        calibrations = self._calibrations(request.project)
         match request.method, parts:
             case "GET", ["decisions", decision_id]:
-                await _json(send, 200, self.decisions.get(decision_id))
+                await _json(send, 200, self.decisions.get(decision_id, request.project))
             case "POST", ["replay"]:
-                await _json(send, 200, await self._replay(_object(request)))
+                await _json(send, 200, await self._replay(_object(request), request.project))
             case "GET", ["calibrations"]:
-                await _json(send, 200, {"calibrations": self.calibrations.facts()})
+                await _json(send, 200, {"calibrations": calibrations.facts()})
             case "GET", ["calibrations", name]:
-                await _json(send, 200, self.calibrations.get(name).to_json())
+                await _json(send, 200, calibrations.get(name).to_json())
             case "PUT", ["calibrations", name]:
-                made = await asyncio.to_thread(self.calibrations.put, name, _object(request))
-                facts = next(one for one in self.calibrations.facts() if one["name"] == made.name)
+                made = await asyncio.to_thread(calibrations.put, name, _object(request))
+                facts = next(one for one in calibrations.facts() if one["name"] == made.name)
                 await _json(send, 200, facts)
             case "DELETE", ["calibrations", name]:
-                self.calibrations.delete(name)
+                calibrations.delete(name)
                 await _json(send, 200, {"deleted": name})
             case _:
                 raise Failure(404, f"there is no {request.method} {request.path}", "invalid_request_error")
 
-    async def _replay(self, document: Mapping[str, Any]) -> dict[str, Any]:
+    async def _replay(self, document: Mapping[str, Any], project: int) -> dict[str, Any]:
         """Recorded decisions, or a labelled pool, under other rules."""
         unknown = set(document) - {"decisions", "pool", "rules", "max_samples", "orders"}
         if unknown or ("decisions" in document) == ("pool" in document):
@@ -455,7 +490,7 @@ class Gateway:
             most, orders = document.get("max_samples", 16), document.get("orders", 20)
             rows = await asyncio.to_thread(decisions.replay_pool, document["pool"], wished, most, orders)
             return {"results": rows}
-        records = [self.decisions.get(str(one)) for one in document["decisions"]]
+        records = [self.decisions.get(str(one), project) for one in document["decisions"]]
         return {"results": [[decisions.decide_again(record, one) for record in records] for one in wished]}
 
     async def _probe(self, path: str, send: Send) -> None:
@@ -519,6 +554,15 @@ async def _ask_verifier(server: OpenAIServer, seconds: float, path: str, body: M
 # --- answers ----------------------------------------------------------------------------------------------------------
 
 
+def _paid(work: asyncio.Future[Outcome], completion: Completion) -> int:
+    """The tokens that a decision cost, prompts included; where there is none, those of the answers that came."""
+    if work.done() and not work.cancelled() and work.exception() is None:
+        tokens = work.result().record["tokens"]
+        return int(tokens["prompt"] + tokens["completion"] + tokens["aborted_estimate"])
+    drawn = completion.drawing.result
+    return int(sum(one.tokens or 0 for one in [*drawn.counted, *drawn.unused]))
+
+
 async def _gone(receive: Receive) -> None:
     """Until the client is."""
     while (await receive())["type"] != "http.disconnect":
@@ -533,6 +577,19 @@ def _object(request: Request) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Failure(400, "the body is no JSON object", "invalid_request_error")
     return document
+
+
+def _failure(error: Exception) -> Failure:
+    """In OpenAI's form of errors."""
+    match error:
+        case Failure():
+            return error
+        case InvalidInput():
+            return Failure(400, str(error), "invalid_request_error", error.problems[0].field, "invalid_value")
+        case NotFound():
+            return Failure(404, str(error), "invalid_request_error", code="not_found")
+        case _:
+            return Failure(409, str(error), "invalid_request_error")
 
 
 def _unreachable(error: Unreachable) -> Failure:
