@@ -141,7 +141,7 @@ def _situation(
     situation = Situation(
         model.gp,
         base,
-        surrogate.feasible(base) & _inside(definition.space, base),
+        surrogate.feasible(base) & inside(definition.space, base),
         pending,
         model.noisy,
         definition.space,
@@ -196,7 +196,7 @@ def _moved(space: Space, surrogate: Surrogate, base: Float64[np.ndarray, "b d"])
     return here[np.sort(np.argsort(-mean - 2.0 * sd, kind="stable")[:MOVED])]
 
 
-def _inside(space: Space, rows: Float64[np.ndarray, "b d"]) -> Bool[np.ndarray, " b"]:
+def inside(space: Space, rows: Float64[np.ndarray, "b d"]) -> Bool[np.ndarray, " b"]:
     """Which rows lie where the choice is made: at the fixed values of parameters."""
     if not space.fixed:
         return np.ones(len(rows), dtype=bool)

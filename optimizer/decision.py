@@ -108,6 +108,18 @@ class Budget:
         if c is not None and (isinstance(c, bool) or not isinstance(c, int | float) or not 0 < c < math.inf):
             raise InvalidInput("budget.cost", "a positive number", c)
 
+    @classmethod
+    def of(cls, budget: Any) -> Budget:
+        """From a Budget, ``{"trials": ..., "cost": ...}`` with either or both, or None; raises InvalidInput."""
+        if isinstance(budget, Budget):
+            return budget
+        if budget is not None and not isinstance(budget, Mapping):
+            raise InvalidInput("budget", '{"trials": ..., "cost": ...}', budget)
+        for key in budget or {}:
+            if key not in ("trials", "cost"):
+                raise InvalidInput(f"budget.{key}", "trials or cost", budget[key])
+        return cls(**(budget or {}))
+
     def to_json(self) -> dict[str, Any]:
         return {"trials": self.trials, **({} if self.cost is None else {"cost": self.cost})}
 

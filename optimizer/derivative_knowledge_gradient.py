@@ -93,7 +93,7 @@ class DerivativeKnowledgeGradient:
         C = -V.transpose(0, 2, 1) @ V
         C[:, np.arange(q), np.arange(q)] += sites.variance.reshape(m, q)
         own = C[:, :1].copy()
-        C[:, np.arange(q), np.arange(q)] += noise_of_next(f, self._column) + 1e-10 * sites.variance.reshape(m, q)
+        C[:, np.arange(q), np.arange(q)] += _noises(f, self._column) + 1e-10 * sites.variance.reshape(m, q)
         L = np.linalg.cholesky(C)
         covariances = np.concatenate([with_A, own], axis=1)  # (m, l + 1, q)
         b = np.linalg.solve(L, covariances.transpose(0, 2, 1)).transpose(0, 2, 1)
@@ -101,7 +101,7 @@ class DerivativeKnowledgeGradient:
         return f.gp.hyperparameters.mean + values.T @ f.alpha, b
 
 
-def noise_of_next(f: Fantasies, column: Int64[np.ndarray, " q"]) -> Float64[np.ndarray, " q"]:
+def _noises(f: Fantasies, column: Int64[np.ndarray, " q"]) -> Float64[np.ndarray, " q"]:
     """The noise variances of the next value and derivatives: those of the observed ones, per column."""
     gp = f.gp
     noise = np.full(len(column), f.noise)

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from scipy.special import ndtri
 from scipy.stats import qmc
 
+from .choice import inside
 from .knowledge import Knowledge
 from .metric_model import MetricModel
 from .space import Space
@@ -31,7 +32,7 @@ class Importance:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """How well each result is predicted from all others, and which parameters matter.
+    """How well each result is predicted from all other trials, and which parameters matter.
 
     ``observed``, ``mean`` and ``sd`` (of the predicted measurement, noise included) are in the objective's unit, one
     per result. ``coverage`` says how often the truth lies inside the central interval of each level; a calibrated
@@ -54,21 +55,25 @@ def diagnose(knowledge: Knowledge) -> Diagnostics | None:
     if knowledge.surrogate is None:
         return None
     model = knowledge.surrogate.objective
-    y = model.gp.data.y
-    mean, sd = model.gp.leave_one_out()
+    space = knowledge.definition.space
+    final = inside(space, model.gp.data.X)  # what was reported on the way is no result,
+    final |= not final.any()  # while there are others
+    y = model.gp.data.y[final]
+    mean, sd = (found[final] for found in model.gp.leave_one_out(model.trials))
     observed, _ = model.scale.backward(y, np.zeros_like(y))
     mean_in_unit, sd_in_unit = model.scale.backward(mean, sd)
     z = np.abs(y - mean) / sd
     coverage = {level: float(np.mean(z <= ndtri(0.5 + 0.5 * level))) for level in LEVELS}
-    space = knowledge.definition.space
     found = importance(space, lambda X: model.gp.posterior_mean(X), knowledge.definition.seed)
-    return Diagnostics(observed, mean_in_unit, sd_in_unit, coverage, explained(model), found, dict(model.earlier))
+    return Diagnostics(observed, mean_in_unit, sd_in_unit, coverage, _share(y, mean), found, dict(model.earlier))
 
 
 def explained(model: MetricModel) -> float:
     """The share of the variance of the standardised results that leave-one-out predictions explain."""
-    y = model.gp.data.y
-    mean, _ = model.gp.leave_one_out()
+    return _share(model.gp.data.y, model.gp.leave_one_out(model.trials)[0])
+
+
+def _share(y: Values, mean: Values) -> float:
     variance = float(np.var(y))
     return 1.0 - float(np.mean((y - mean) ** 2)) / variance if variance > 0 else 0.0
 

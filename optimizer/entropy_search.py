@@ -144,12 +144,6 @@ class Anchored:
         return Seen(gp.hyperparameters.mean + data.k @ gp.alpha, variance, anchors.k - half.T @ self._half, pull)
 
 
-def noise_of_next(gp: GaussianProcess) -> float:
-    """The noise variance that a new observation is expected to have."""
-    noise = float(np.median(gp.data.diagonal(gp.hyperparameters.noise)))
-    return noise if gp.data.noise_is_known else gp.hyperparameters.noise
-
-
 class Repulsion:
     """log(1 - share of the variance at x that the pending observations explain) / 2: what x repeats of them."""
 
@@ -175,7 +169,7 @@ class MaxValueEntropy:
 
     def __init__(self, gp: GaussianProcess, maxima: Float64[np.ndarray, " s"]) -> None:
         self._posterior = Anchored(gp, np.empty((0, gp.data.X.shape[1])))
-        self._maxima, self._noise = maxima, noise_of_next(gp)
+        self._maxima, self._noise = maxima, gp.next_noise
 
     def __call__(self, X: Batch) -> tuple[Values, Batch]:
         seen = self._posterior(X)
@@ -197,7 +191,7 @@ class LowerBoundMaxValueEntropy:
 
     def __init__(self, gp: GaussianProcess, maxima: Float64[np.ndarray, " s"], pending: Batch) -> None:
         self._posterior = Anchored(gp, pending)
-        self._maxima, self._noise = maxima, noise_of_next(gp)
+        self._maxima, self._noise = maxima, gp.next_noise
         self._repulsion = Repulsion(self._posterior.covariance, self._noise, gp.hyperparameters.signal)
 
     def bound(self, X: Batch) -> tuple[Values, Batch]:
@@ -243,7 +237,7 @@ class JointEntropy:
         covariance = self._posterior.covariance
         self._spread = np.maximum(np.diag(covariance)[:S], 0.0) + OPTIMUM_NOISE
         self._rise = maxima - self._posterior.mean[:S]
-        self._maxima, self._noise = maxima, noise_of_next(gp)
+        self._maxima, self._noise = maxima, gp.next_noise
         self._repulsion = Repulsion(covariance[S:, S:], self._noise, gp.hyperparameters.signal)
 
     def bound(self, X: Batch) -> tuple[Values, Batch]:

@@ -283,7 +283,7 @@ def inform(
     except FitError:
         return plain
     noisy = bool((data.diagonal(gp.hyperparameters.noise) > NOISY_FROM).any())
-    return MetricModel(gp, scale, noisy, earlier=_explained(gp, beliefs), edge=edge)
+    return MetricModel(gp, scale, noisy, results.trials, earlier=_explained(gp, beliefs), edge=edge)
 
 
 @lru_cache(maxsize=256)  # between milestones the same question comes with every trial

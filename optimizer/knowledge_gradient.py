@@ -158,7 +158,7 @@ class Fantasies:
     ) -> None:
         h = gp.hyperparameters
         self.gp, self.target = gp, target
-        self.noise = float(np.median(gp.data.diagonal(h.noise)))
+        self.noise = gp.next_noise
         self.sites, self.L = gp.sites, gp.L
         half = gp.half_solve((gp.data.targets - h.mean * gp.sites.basis)[:, None])
         if len(pending):

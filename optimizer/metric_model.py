@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from .fitting import EVIDENCE, SUBSET, Fit, Prior, condition_safely, fit, fit_additive, fit_warped, refine
 from .model_choice import ModelChoice
@@ -30,6 +30,7 @@ NOISY_FROM = 1e-4  # inferred noise variance, relative to the spread of y, from 
 class MetricModel:
     """A metric's Gaussian process and the scale of its y; ``outliers`` are the numbers of the trials set aside.
 
+    ``trials`` are the numbers of the trials that its values come from.
     ``earlier`` is the share of the results' variation that each earlier study explains, ``edge`` by how many nats the
     results are more probable with the earlier studies than without.
     """
@@ -37,6 +38,7 @@ class MetricModel:
     gp: GaussianProcess
     scale: Scale
     noisy: bool
+    trials: Int64[np.ndarray, " n"]
     outliers: tuple[int, ...] = ()
     earlier: tuple[tuple[str, float], ...] = ()
     edge: float = 0.0
@@ -68,7 +70,7 @@ def fit_metric(
     outliers = () if data.extra is None else tuple(int(t) for t in np.unique(results.trials[data.extra > 0.0]))
     if outliers:
         steps = (*steps, f"set aside as outliers: {', '.join(map(str, outliers))}")
-    return MetricModel(gp, scale, noisy, outliers), cut + steps
+    return MetricModel(gp, scale, noisy, results.trials, outliers), cut + steps
 
 
 @dataclass(frozen=True)

@@ -206,21 +206,30 @@ class GaussianProcess:
         """L'^-1 B: what turns `half_solve`'s answer into that of the whole covariance."""
         return half_solve(self.L, B, transposed=True)
 
-    def leave_one_out(self) -> tuple[Vector, Vector]:
+    @property
+    def next_noise(self) -> float:
+        """The noise variance that a further value is expected to have: the middle of those observed."""
+        return float(np.median(self.data.diagonal(self.hyperparameters.noise)))
+
+    def leave_one_out(self, trials: Int64[np.ndarray, " n"] | None = None) -> tuple[Vector, Vector]:
         """Mean and standard deviation of each value given all others (Rasmussen and Williams 2006, eq. 5.12).
 
-        The derivatives observed at its row are left out with it.
+        With ``trials``, the number of the trial that each value comes from, everything that its trial observed is left
+        out with it; else the derivatives observed at its row are.
         """
         inverse, _ = potri(self.L, lower=1)
         n = len(self.data.y)
-        variance, mean = 1.0 / np.diag(inverse)[:n], self.data.y - self.alpha[:n] / np.diag(inverse)[:n]
-        if self.data.gradients is not None:
-            for i in np.unique(self.data.gradients.row):
-                block = np.flatnonzero(self.sites.row == i)
-                P = np.tril(inverse[np.ix_(block, block)])
-                covariance = np.linalg.inv(P + np.tril(P, -1).T)
-                variance[i] = covariance[0, 0]
-                mean[i] = self.data.y[i] - covariance[0] @ self.alpha[block]
+        variance = 1.0 / np.diag(inverse)[:n]
+        mean = self.data.y - self.alpha[:n] * variance
+        trial = (np.arange(n) if trials is None else trials)[self.sites.row]
+        numbers, counts = np.unique(trial, return_counts=True)
+        for number in numbers[counts > 1]:
+            block = np.flatnonzero(trial == number)
+            values = block[block < n]  # they come first
+            P = np.tril(inverse[np.ix_(block, block)])
+            covariance = np.linalg.inv(P + np.tril(P, -1).T)
+            variance[values] = np.diag(covariance)[: len(values)]
+            mean[values] = self.data.y[values] - covariance[: len(values)] @ self.alpha[block]
         return mean, np.sqrt(variance)
 
     def to_botorch(self) -> SingleTaskGP:

@@ -135,8 +135,12 @@ def _ledger(knowledge: Knowledge, taken: Sequence[Params]) -> Ledger | None:
 
 
 def _counts(trial: Trial, metric: str) -> bool:
-    """Whether a finished trial has a value that this study has brought about."""
-    return trial.state is TrialState.COMPLETED and metric in trial.values and trial.source.method != "added"
+    """Whether a finished trial has a value that this study has brought about, if only up to where it was stopped.
+
+    FAILED and INFEASIBLE trials have none, whatever they cost.
+    """
+    ran = trial.state is TrialState.PRUNED or (trial.state is TrialState.COMPLETED and metric in trial.values)
+    return ran and trial.source.method != "added"
 
 
 def _model(knowledge: Knowledge, margin: float, baseline: Rows) -> tuple[GaussianProcess, float]:

@@ -420,8 +420,9 @@ class Study:
         return [replace(s, params=without_step(s.params)) for s in found]
 
     def load(self, trials: Iterable[Trial]) -> None:
-        """Insert trials, or replace those of the same number."""
+        """Insert trials, or replace those of the same number; InvalidInput for derivatives that cannot be used here."""
         for trial in trials:
+            self._check_gradients(trial.params, trial.measurements)
             self._put(trial)
 
     def to_json(self) -> dict[str, Any]:
@@ -450,18 +451,19 @@ class Study:
         for key in definition:
             if key not in _KEYS:
                 raise InvalidInput(key, f"one of {list(_KEYS)}", key)
-        goal = Goal.from_json(definition.get("objectives") or [{}], definition.get("outcome_constraints") or ())
+        given = {key: value for key, value in definition.items() if value is not None}
+        goal = Goal.from_json(given.get("objectives", [{}]), given.get("outcome_constraints", ()))
         return cls(
-            Space.from_json(definition.get("parameters") or [], definition.get("parameter_constraints") or ()),
+            Space.from_json(given.get("parameters", []), given.get("parameter_constraints", ())),
             goal.objectives,
-            outcome_constraints=definition.get("outcome_constraints") or (),
-            budget=Budget(**(definition.get("budget") or {})),
+            outcome_constraints=given.get("outcome_constraints", ()),
+            budget=Budget.of(definition.get("budget")),
             acquisition=definition.get("acquisition", "auto"),
             noise=definition.get("noise", "auto"),
             cost=definition.get("cost"),
             model=definition.get("model"),
-            context=definition.get("context") or (),
-            earlier=definition.get("earlier") or (),
+            context=given.get("context", ()),
+            earlier=given.get("earlier", ()),
             fidelity=definition.get("fidelity"),
             early_stopping=definition.get("early_stopping"),
             environment=definition.get("environment"),

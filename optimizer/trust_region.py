@@ -149,8 +149,9 @@ def _limited(name: str, p: Parameter, space: Space) -> bool:
 
 
 def _told(trial: Trial, goal: Goal) -> bool:
+    """Whether a trial says something: those that did not work or were stopped early are failures."""
     completed = trial.state is TrialState.COMPLETED and goal.objective.metric in trial.values
-    return completed or trial.state is TrialState.INFEASIBLE
+    return completed or trial.state in (TrialState.INFEASIBLE, TrialState.PRUNED)
 
 
 def _agrees(trial: Trial, space: Space) -> bool:

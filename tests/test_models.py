@@ -107,6 +107,22 @@ def test_leave_one_out_agrees_with_leaving_each_out() -> None:
         )
 
 
+def test_what_a_trial_measured_is_left_out_together() -> None:
+    d = data(7)
+    gp = GaussianProcess(d, HYPER)
+    trials = np.array([0, 1, 1, 2, 3, 1, 4])
+    mean, sd = gp.leave_one_out(trials)
+    alone = gp.leave_one_out()
+    np.testing.assert_allclose([mean[0], sd[0]], [alone[0][0], alone[1][0]])
+    rest = trials != 1
+    others = GaussianProcess(Data(d.X[rest], d.y[rest], d.known_noise[rest], d.groups), HYPER)
+    k, m = others.kernel.covariance(d.X, d.X[rest]), gp.hyperparameters.mean
+    K = others.kernel.covariance(d.X[rest], d.X[rest]) + np.diag(others.noise)
+    np.testing.assert_allclose(mean[~rest], m + k[~rest] @ np.linalg.solve(K, d.y[rest] - m), atol=1e-8)
+    noisy = np.hypot(others.posterior(d.X[~rest])[1], math.sqrt(HYPER.noise))
+    np.testing.assert_allclose(sd[~rest], noisy, atol=1e-8)
+
+
 def test_order_of_observations_does_not_matter() -> None:
     d = data(20)
     order = np.random.default_rng(1).permutation(20)

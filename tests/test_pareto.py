@@ -52,7 +52,7 @@ def models(noise: float = 1e-6) -> tuple[MetricModel, MetricModel]:
     for y in (np.cos(2 * X[:, 0]) + X[:, 1], np.sin(2 * X[:, 0]) - X[:, 1] ** 2):
         data = Data(X, (y - y.mean()) / y.std(), np.full(8, math.nan), np.arange(2))
         gp = GaussianProcess(data, Hyperparameters(np.array([0.5, 0.7]), 1.0, noise))
-        found.append(MetricModel(gp, Scale(1.0, 0.0, 1.0), False))
+        found.append(MetricModel(gp, Scale(1.0, 0.0, 1.0), False, np.arange(len(gp.data.y))))
     return found[0], found[1]
 
 

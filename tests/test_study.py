@@ -281,6 +281,32 @@ def test_bad_definitions_name_the_field(arguments: dict[str, Any], field: str) -
     assert error.value.problems[0].field == field
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"objectives": []}, "objectives"),
+        ({"context": ""}, "context"),
+        ({"earlier": 0}, "earlier"),
+        ({"budget": {"trails": 5}}, "budget.trails"),
+        ({"budget": 5}, "budget"),
+        ({"outcome_constraints": ""}, "outcome_constraints"),
+    ],
+)
+def test_bad_json_names_the_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Study.from_json({**Study(Space(x=Float(0, 1))).to_json(), **change})
+    assert caught.value.problems[0].field == field
+
+
+def test_loaded_derivatives_are_checked() -> None:
+    informed = Study(Space(x=Float(0, 1)), earlier=["before"])
+    trial = Trial(0, {"x": 0.5}, TrialState.COMPLETED, (Measurement("objective", 1.0, gradient={"x": 2.0}),))
+    with pytest.raises(InvalidInput, match="earlier"):
+        informed.load([trial])
+    with pytest.raises(InvalidInput):
+        Study(Space(y=Float(0, 1))).load([trial])
+
+
 def test_a_space_without_a_feasible_point_is_refused_at_once() -> None:
     with pytest.raises(InvalidInput, match="parameter_constraints"):
         Study(Space(x=Float(0, 1), constraints=["x >= 2"]))
