@@ -84,7 +84,7 @@ def thinned(values: Sequence[float]) -> list[int]:
 
 def feasible(defined: Study, trial: Past) -> bool:
     """Whether nothing that was measured breaks an outcome constraint."""
-    return defined.goal.satisfied(dict(trial.values)) is not False
+    return not defined.goal.outcome_constraints or defined.goal.satisfied(trial.values) is not False
 
 
 def _progress(defined: Study, objective: Objective, done: Sequence[Past]) -> ProgressOut:
