@@ -33,6 +33,7 @@ from .definitions import Definitions
 from .deps import Parts, PartsDep, Router, allowed
 from .engine import Engine
 from .front import Front, loopback
+from .group_commit import GroupCommit
 from .keys import KeyRing, KeyStore
 from .leases import Leases
 from .limits import Spending
@@ -63,11 +64,13 @@ def create_app(
     settings = settings or Settings()
     database = Database(settings.database)
     calibrations = CalibrationStore(database, clock)
+    leases = Leases(database, clock)
     metrics = Metrics()
     parts = Parts(
         settings=settings,
         store=Store(database, clock),
-        leases=Leases(database, clock),
+        leases=leases,
+        commits=GroupCommit(leases),
         engine=Engine(
             settings.workers,
             processes(settings.database, settings.worker_threads, worker),
@@ -96,6 +99,7 @@ def create_app(
                 yield
             finally:
                 sweeper.cancel()
+        parts.commits.close()
         await run_in_threadpool(spending.close)
         database.close()
 
@@ -122,8 +126,18 @@ def create_app(
     app.state.stopping = False
     app.state.gateway = gateway
     app.state.histories = Histories(database)
-    app.include_router(key_routes.router)
-    for module in (studies, trials, events, samplings, calibration_routes, dashboard, sampling_routes, pages):
+    # Requests are compared with the routes in this order: the most frequent ones come first.
+    for module in (
+        trials,
+        studies,
+        events,
+        samplings,
+        calibration_routes,
+        key_routes,
+        dashboard,
+        sampling_routes,
+        pages,
+    ):
         app.include_router(module.router)
     app.include_router(health)
     if gateway is not None:

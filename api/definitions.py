@@ -17,26 +17,47 @@ from .store import DEFINITION, StudyFacts
 from .wire import MeasurementSpec, PruneOut, StudyCreate, StudyExport, StudyPatch, Tell, TrialAdd, TrialOut
 
 T = TypeVar("T")
+K = TypeVar("K")
 SERVICE = {"engine", "global_stopping"}  # of a definition: what is not the optimizer's to know
 ENOUGH = 100  # problems: more are not looked for
 
 
 class Definitions:
-    """What the definitions of the studies in use mean, kept: a definition never changes, an id is never used twice."""
+    """What the definitions of the studies in use mean, kept: a definition never changes, an id is never used twice.
+
+    Names are kept, too, for as long as they are found to stand for the same study.
+    """
 
     def __init__(self, size: int = 256) -> None:
         self._size = size
         self._kept: OrderedDict[int, Study] = OrderedDict()
+        self._named: OrderedDict[tuple[int, str], StudyFacts] = OrderedDict()
         self._lock = Lock()
 
     def of(self, study: StudyFacts) -> Study:
         """The study without its trials: its space and its goal."""
         with self._lock:
             found = self._kept.pop(study.id, None) or study_of(study.definition)
-            self._kept[study.id] = found
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
+            _keep(self._kept, study.id, found, self._size)
             return found
+
+    def named(self, project: int, name: str) -> StudyFacts | None:
+        """Which study that was when it was last read: it may have been deleted since."""
+        return self._named.get((project, name))
+
+    def name(self, project: int, study: StudyFacts) -> None:
+        with self._lock:
+            _keep(self._named, (project, study.name), study, self._size)
+
+    def forget(self, project: int, name: str) -> None:
+        with self._lock:
+            self._named.pop((project, name), None)
+
+
+def _keep(kept: OrderedDict[K, T], key: K, value: T, size: int) -> None:
+    kept[key] = value
+    while len(kept) > size:
+        kept.popitem(last=False)
 
 
 def study_of(definition: Mapping[str, Any]) -> Study:

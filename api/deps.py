@@ -9,16 +9,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Response
+from fastapi import Request as HttpRequest
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel
 
 from suffice.optimizer import InvalidInput, NotFound, Study
 
 from .access import DEFAULT_PROJECT, check
+from .batches import Answer, Request
 from .calibrating import Fitting
 from .calibration_store import CalibrationStore
 from .definitions import Definitions
 from .engine import Engine
-from .errors import Unavailable
+from .errors import StudyDeleted, Unavailable
+from .group_commit import GroupCommit
 from .keys import KeyRing
 from .leases import Leases
 from .metrics import Metrics
@@ -42,6 +47,7 @@ class Parts:
     settings: Settings
     store: Store
     leases: Leases
+    commits: GroupCommit
     engine: Engine
     definitions: Definitions
     samplings: SamplingStore
@@ -73,6 +79,25 @@ class Parts:
         study = self.study(name)
         return study, self.definitions.of(study)
 
+    async def known(self, name: str) -> tuple[StudyFacts, Study]:
+        """The same, without a look at the database where the name is known; its ``data_version`` is an old one."""
+        project = self.store.project
+        study = self.definitions.named(project, name)
+        if study is None:
+            study = await run_in_threadpool(self.study, name)
+            self.definitions.name(project, study)
+        return study, self.definitions.of(study)
+
+    async def commit(self, name: str, make: Callable[[StudyFacts, Study], Request]) -> tuple[StudyFacts, Answer]:
+        """The answer to a request to a study, and which one that is. Raises what refuses it, and NotFound."""
+        study, definition = await self.known(name)
+        try:
+            return study, await self.commits.do(make(study, definition))
+        except StudyDeleted:
+            self.definitions.forget(self.store.project, name)
+        study, definition = await self.known(name)  # there may be another one of that name by now
+        return study, await self.commits.do(make(study, definition))
+
     def earlier(self, names: Sequence[str]) -> dict[str, Study]:
         """The definitions of studies to learn from; raises InvalidInput for one that is not there."""
         found: dict[str, Study] = {}
@@ -92,7 +117,7 @@ class Parts:
             raise Unavailable(f"the engine did not answer within {max_wait_s:g} s") from None
 
 
-async def allowed(request: Request) -> Parts:
+async def allowed(request: HttpRequest) -> Parts:
     """What the caller may see of the service, if its role allows the route. Raises Unauthorized and Forbidden."""
     parts: Parts = request.app.state.parts
     return parts.within(check(request.scope, f"{request.method} {request.scope['route'].path}"))
@@ -106,6 +131,12 @@ Number = Annotated[int, Path(ge=0, lt=2**31, description="The trial's number")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many")]
 MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]
 Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before")]
+
+
+def reply(answer: BaseModel, status: int = 200) -> Response:
+    """An answer as JSON, without checking once more what was made here: asks and tells are many."""
+    text = answer.model_dump_json(exclude_none=True)
+    return Response(text, status, media_type="application/json")
 
 
 def write_cursor(position: str | int) -> str:

@@ -3,6 +3,7 @@
 SufficeError (suffice.optimizer.errors)
 ├── InvalidInput          422
 ├── NotFound              404
+│   └── StudyDeleted      404
 ├── Conflict              409
 │   └── LeaseLost         409, with a type of its own: the token is not, or no longer, the trial's
 ├── Unauthorized          401
@@ -42,6 +43,13 @@ LEASE_LOST = "urn:suffice:lease-lost"
 
 class LeaseLost(Conflict):
     """The lease token is not, or no longer, the trial's."""
+
+
+class StudyDeleted(NotFound):
+    """There is no study of that id any more."""
+
+    def __init__(self) -> None:
+        super().__init__("the study was deleted")
 
 
 class Unavailable(SufficeError):

@@ -27,6 +27,7 @@ from suffice.optimizer.errors import Problem
 
 from .access import DEFAULT_PROJECT
 from .database import Database
+from .errors import StudyDeleted
 from .tables import (
     AnalysesRow,
     AskRow,
@@ -307,7 +308,7 @@ class Store:
         with self.database.read() as session:
             found = session.exec(select(StudyRow.sequence).where(StudyRow.id == study_id)).first()
         if found is None:
-            raise NotFound("the study was deleted")
+            raise StudyDeleted
         return found
 
     def pool(self) -> tuple[int, int]:
@@ -408,7 +409,7 @@ def by_id(session: Session, study_id: int, *, lock: bool = False) -> StudyRow:
     query = select(StudyRow).where(StudyRow.id == study_id)
     row = session.exec(query.with_for_update() if lock else query).first()
     if row is None:
-        raise NotFound("the study was deleted")
+        raise StudyDeleted
     return row
 
 

@@ -11,12 +11,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from suffice.optimizer import Conflict, Stop, Study
 from suffice.optimizer.context import check_context
-from suffice.optimizer.fidelity import Fidelity
 
+from .batches import Asked, Beat, Given, Short, Told
 from .definitions import check_points, check_report, check_slopes, check_tell, should_prune
-from .deps import Cursor, Limit, MaxWait, Name, Number, Parts, PartsDep, Router, read_cursor, write_cursor
+from .deps import Cursor, Limit, MaxWait, Name, Number, Parts, PartsDep, Router, read_cursor, reply, write_cursor
 from .errors import Unavailable, problems
-from .leases import Given, Short
 from .logs import note
 from .store import StudyFacts
 from .wire import (
@@ -40,101 +39,28 @@ from .wire import (
 router = Router(prefix="/v1/studies/{name}", tags=["trials"])
 
 
-@router.post(
-    "/ask",
-    status_code=201,
-    responses={200: {"model": AskOut, "description": "Stop, and why"}, **problems(404, 409, 422, 503)},
-    summary="Ask what to try next",
-)
-async def ask(parts: PartsDep, name: Name, wanted: Ask, response: Response) -> AskOut:
-    """Hands out trials, each with a lease (201), or says that nothing more should be tried (200).
-
-    Queued trials come first, then suggestions that the engine prepared. `source.data_version` says on which data a
-    suggestion stands; with `fresh` it knows everything told before this request. A study that has contexts wants the
-    values of all of them, and usually computes a suggestion for them then. Nothing is handed out unless all of
-    `count` can be (the budget and a finite space excepted): after `max_wait_s` the answer is 503.
-    """
-    study, definition, wanted = await run_in_threadpool(_checked, parts, name, wanted)
-    since = study.data_version if wanted.fresh else 0
-    parts.engine.noted(study.id, wanted.count, fresh=wanted.fresh)
-    try:
-        async with asyncio.timeout(wanted.max_wait_s):
-            given = await _ask(parts, study.id, wanted, since, definition.fidelity)
-    except TimeoutError:
-        raise Unavailable(f"no suggestion was ready within {wanted.max_wait_s:g} s; nothing was handed out") from None
-    if isinstance(given, Stop):
-        parts.metrics.stopped(given.reason)
-        response.status_code = 200
-        return AskOut(stop=StopOut(**given.to_json()))
-    parts.metrics.asked(trial.source.method for trial in given.trials)
-    note(trials=[trial.number for trial in given.trials])
-    parts.engine.wake(study.id, refresh=given.refill)
-    return AskOut(trials=given.trials)
-
-
-def _checked(parts: Parts, name: str, wanted: Ask) -> tuple[StudyFacts, Study, Ask]:
-    study, definition = parts.defined(name)
-    context = check_context(definition.space, definition.context, wanted.context)
-    return study, definition, wanted.model_copy(update={"context": context})
-
-
-async def _ask(parts: Parts, study_id: int, wanted: Ask, since: int, fidelity: Fidelity | None) -> Given | Stop:
-    while True:
-        with parts.engine.asking(study_id):
-            given = await run_in_threadpool(parts.leases.ask, study_id, wanted, since, fidelity)
-        if not isinstance(given, Short):
-            return given
-        await parts.engine.refill(study_id, given.count, wanted.context)
-
-
-@router.get("/trials", responses=problems(404, 422), summary="List trials")
-def list_trials(
-    parts: PartsDep,
-    name: Name,
-    state: Annotated[State | None, Query(description="Only trials in this state")] = None,
-    limit: Limit = 100,
-    cursor: Cursor = None,
-) -> TrialPage:
-    """By number."""
-    found = parts.store.trials(parts.study(name).id, read_cursor(cursor, int, -1), limit + 1, state)
-    page = found[:limit]
-    return TrialPage(trials=page, next_cursor=write_cursor(page[-1].number) if len(found) > limit else None)
-
-
-@router.post(
-    "/trials",
-    status_code=201,
-    responses=problems(404, 422),
-    summary="Add trials of your own",
-)
-def add_trials(parts: PartsDep, name: Name, added: TrialsAdd) -> TrialPage:
-    """Points to try next (they wait in the queue), or finished history with its results. All are added, or none."""
-    study, definition = parts.defined(name)
-    trials = parts.store.add(study.id, check_points(definition, added.trials), added.idempotency_key)
-    parts.engine.wake(study.id)
-    return TrialPage(trials=trials)
-
-
-@router.get("/trials/{number}", responses=problems(404, 422), summary="Read a trial")
-def read_trial(parts: PartsDep, name: Name, number: Number) -> TrialOut:
-    return parts.store.trial(parts.study(name).id, number)
+# The most frequent ones first: routes are tried in this order.
 
 
 @router.post(
     "/trials/{number}/tell",
+    response_model=TrialOut,
     responses=problems(404, 409, 422),
     summary="Tell a trial's result",
 )
-def tell(parts: PartsDep, name: Name, number: Number, told: Tell) -> TrialOut:
+async def tell(parts: PartsDep, name: Name, number: Number, told: Tell) -> Response:
     """The same result told again changes nothing and is 200; a different one is 409."""
-    study, definition = parts.defined(name)
+    study, definition = await parts.known(name)
     check_tell(definition, told)
-    _check_slopes(parts, study.id, definition, number, told.measurements)
-    trial, news = parts.leases.tell(study.id, number, told)
+    if any(m.gradient for m in told.measurements):
+        await run_in_threadpool(_check_slopes, parts, study.id, definition, number, told.measurements)
+    study, answer = await parts.commit(name, lambda study, _: Told(study.id, number, told))
+    assert isinstance(answer, tuple)
+    trial, news = answer
     if news:
         parts.metrics.told(told.state)
         parts.engine.wake(study.id)
-    return trial
+    return reply(trial)
 
 
 def _check_slopes(
@@ -142,6 +68,66 @@ def _check_slopes(
 ) -> None:
     if any(m.gradient for m in measurements):
         check_slopes(definition, parts.store.trial(study_id, number).parameters, measurements)
+
+
+@router.post(
+    "/ask",
+    status_code=201,
+    response_model=AskOut,
+    responses={200: {"model": AskOut, "description": "Stop, and why"}, **problems(404, 409, 422, 503)},
+    summary="Ask what to try next",
+)
+async def ask(parts: PartsDep, name: Name, wanted: Ask) -> Response:
+    """Hands out trials, each with a lease (201), or says that nothing more should be tried (200).
+
+    Queued trials come first, then suggestions that the engine prepared. `source.data_version` says on which data a
+    suggestion stands; with `fresh` it knows everything told before this request. A study that has contexts wants the
+    values of all of them, and usually computes a suggestion for them then. Nothing is handed out unless all of
+    `count` can be (the budget and a finite space excepted): after `max_wait_s` the answer is 503.
+    """
+    try:
+        async with asyncio.timeout(wanted.max_wait_s):
+            study, given = await _ask(parts, name, wanted)
+    except TimeoutError:
+        raise Unavailable(f"no suggestion was ready within {wanted.max_wait_s:g} s; nothing was handed out") from None
+    if isinstance(given, Stop):
+        parts.metrics.stopped(given.reason)
+        return reply(AskOut(stop=StopOut(**given.to_json())))
+    parts.metrics.asked(trial.source.method for trial in given.trials)
+    note(trials=[trial.number for trial in given.trials])
+    parts.engine.wake(study.id, refresh=given.refill)
+    return reply(AskOut.model_construct(trials=given.trials), 201)
+
+
+async def _ask(parts: Parts, name: str, wanted: Ask) -> tuple[StudyFacts, Given | Stop]:
+    since = (await run_in_threadpool(parts.study, name)).data_version if wanted.fresh else 0
+
+    def request(study: StudyFacts, definition: Study) -> Asked:
+        context = check_context(definition.space, definition.context, wanted.context)
+        return Asked(study.id, wanted.model_copy(update={"context": context}), since, definition.fidelity)
+
+    study, _ = await parts.known(name)
+    parts.engine.noted(study.id, wanted.count, fresh=wanted.fresh)
+    while True:
+        with parts.engine.asking(study.id):
+            study, given = await parts.commit(name, request)
+        if isinstance(given, Given | Stop):
+            return study, given
+        assert isinstance(given, Short)
+        await parts.engine.refill(study.id, given.count, wanted.context)
+
+
+@router.post(
+    "/trials/{number}/heartbeat",
+    response_model=TrialOut,
+    responses=problems(404, 409, 422),
+    summary="Renew a lease",
+)
+async def heartbeat(parts: PartsDep, name: Name, number: Number, beat: Heartbeat) -> Response:
+    """409 says that the trial is no longer this worker's: it ended, was cancelled, or someone else has it."""
+    _, trial = await parts.commit(name, lambda study, _: Beat(study.id, number, beat.lease_token))
+    assert isinstance(trial, TrialOut)
+    return reply(trial)
 
 
 @router.post(
@@ -177,6 +163,39 @@ def _should_prune(parts: Parts, study_id: int, definition: Study, number: int) -
     return should_prune(definition, trial, others)
 
 
+@router.get("/trials", responses=problems(404, 422), summary="List trials")
+def list_trials(
+    parts: PartsDep,
+    name: Name,
+    state: Annotated[State | None, Query(description="Only trials in this state")] = None,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> TrialPage:
+    """By number."""
+    found = parts.store.trials(parts.study(name).id, read_cursor(cursor, int, -1), limit + 1, state)
+    page = found[:limit]
+    return TrialPage(trials=page, next_cursor=write_cursor(page[-1].number) if len(found) > limit else None)
+
+
+@router.post(
+    "/trials",
+    status_code=201,
+    responses=problems(404, 422),
+    summary="Add trials of your own",
+)
+def add_trials(parts: PartsDep, name: Name, added: TrialsAdd) -> TrialPage:
+    """Points to try next (they wait in the queue), or finished history with its results. All are added, or none."""
+    study, definition = parts.defined(name)
+    trials = parts.store.add(study.id, check_points(definition, added.trials), added.idempotency_key)
+    parts.engine.wake(study.id)
+    return TrialPage(trials=trials)
+
+
+@router.get("/trials/{number}", responses=problems(404, 422), summary="Read a trial")
+def read_trial(parts: PartsDep, name: Name, number: Number) -> TrialOut:
+    return parts.store.trial(parts.study(name).id, number)
+
+
 @router.get(
     "/trials/{number}/should_prune",
     responses=problems(404, 409, 422, 503),
@@ -200,16 +219,6 @@ async def read_should_prune(
         return ShouldPruneOut(prune=await run_in_threadpool(_should_prune, parts, study.id, definition, number))
     found = await parts.ask_engine("should_prune", study.id, max_wait_s, number=number)
     return ShouldPruneOut(**found)
-
-
-@router.post(
-    "/trials/{number}/heartbeat",
-    responses=problems(404, 409, 422),
-    summary="Renew a lease",
-)
-def heartbeat(parts: PartsDep, name: Name, number: Number, beat: Heartbeat) -> TrialOut:
-    """409 says that the trial is no longer this worker's: it ended, was cancelled, or someone else has it."""
-    return parts.leases.heartbeat(parts.study(name).id, number, beat.lease_token)
 
 
 @router.post(

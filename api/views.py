@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import Row
+
 from suffice.optimizer import Measurement, Source, Trial, TrialState
 
 from .tables import MeasurementRow, StudyRow, TrialRow
 from .wire import BudgetSpec, Lease, MeasurementSpec, SourceOut, StudyOut, TrialOut
+
+Measured = MeasurementRow | MeasurementSpec | Row[*tuple[Any, ...]]  # with these fields
 
 
 def study_out(row: StudyRow) -> StudyOut:
@@ -28,7 +32,7 @@ def study_out(row: StudyRow) -> StudyOut:
     )
 
 
-def trial_out(row: TrialRow, measured: Sequence[MeasurementRow] = (), *, with_lease: bool = False) -> TrialOut:
+def trial_out(row: TrialRow, measured: Sequence[Measured] = (), *, with_lease: bool = False) -> TrialOut:
     lease = None
     if with_lease and row.lease_token is not None and row.lease_expires_at is not None:
         lease = Lease(token=row.lease_token, expires_at=row.lease_expires_at)
@@ -48,7 +52,9 @@ def trial_out(row: TrialRow, measured: Sequence[MeasurementRow] = (), *, with_le
     )
 
 
-def measurement_out(row: MeasurementRow) -> MeasurementSpec:
+def measurement_out(row: Measured) -> MeasurementSpec:
+    if isinstance(row, MeasurementSpec):
+        return row
     return MeasurementSpec(metric=row.metric, value=row.value, stderr=row.stderr, step=row.step, gradient=row.gradient)
 
 

@@ -230,7 +230,8 @@ def answer(worker: Worker, job: Mapping[str, Any]) -> dict[str, Any]:
         problems = [{"field": p.field, "expected": p.expected, "got": repr(p.got)} for p in error.problems]
         return {"error": {"type": "InvalidInput", "message": str(error), "problems": problems}}
     except (NotFound, Conflict) as error:
-        return {"error": {"type": type(error).__name__, "message": str(error)}}
+        kind = "NotFound" if isinstance(error, NotFound) else "Conflict"
+        return {"error": {"type": kind, "message": str(error)}}
     except Exception as error:  # whatever it was, the service has to hear of it, and the next job may be fine
         log.exception("%s of study %s failed", job["kind"], job["study"])
         return {"error": {"type": type(error).__name__, "message": str(error)}}

@@ -38,19 +38,19 @@ def hartmann(parameters: dict[str, float]) -> float:
 class Served:
     """A running service; `start` it again after `kill`, on the same port and database."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
-        self.database = folder / "suffice.db"
+    def __init__(self, folder: Path, *flags: str, database: str | None = None) -> None:
+        self.database = database or f"sqlite:///{folder / 'suffice.db'}"
         self.flags = flags
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.log = (folder / "service.log").open("w")
+        self.log = (folder / f"service-{self.port}.log").open("a")
 
     def start(self) -> float:
         """Seconds until it takes requests."""
         began = time.perf_counter()
         command = [sys.executable, "-m", "suffice.api.cli", "serve", "--port", str(self.port), *self.flags]
         self.process = subprocess.Popen(
-            [*command, "--database", f"sqlite:///{self.database}"], stdout=subprocess.PIPE, stderr=self.log, text=True
+            [*command, "--database", self.database], stdout=subprocess.PIPE, stderr=self.log, text=True
         )
         assert self.process.stdout is not None
         lines = [self.process.stdout.readline(), self.process.stdout.readline()]
