@@ -10,7 +10,7 @@ POOLS ?= benchmarks/pools
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-env gateways-env docs notebooks format clean
+.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-diffusion bench-env gateways-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -33,6 +33,9 @@ demo-gateway: $(VENV)/.dev $(VLLM)/.ready  ## a real vLLM, the gateway before it
 tune-vllm: $(VENV)/.dev $(VLLM)/.ready  ## tune vLLM's own settings on this machine's CPU: throughput against latency
 	$(BIN)/python benchmarks/tune_vllm.py $(VLLM)/bin/python $(ARGS)
 
+demo-diffusion: $(VENV)/.dev  ## four diffusion steps found in sixty evaluations: a table, a schedule and the images
+	$(BIN)/python -m benchmarks.demo_diffusion $(ARGS)
+
 lint: $(VENV)/.dev          ## ruff and the import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -53,6 +56,9 @@ bench-sampling: $(VENV)/.demo  ## how many answers are enough, on pools (POOLS=f
 	$(BIN)/python -m benchmarks.sampling --pools $(POOLS) $(ARGS)
 
 gateways-env: $(GATEWAYS)/.ready $(GATEWAYS)-optillm/.ready  ## the gateways that benchmarks/gateway.py compares with, 3.4 GB
+
+bench-diffusion: $(VENV)/.dev  ## schedules for few steps: search, evolution, known ones (docs/diffusion.md)
+	$(BIN)/python -m benchmarks.diffusion $(ARGS)
 
 bench-env: $(BENCH)/.peers $(BENCH)-hebo/.peers  ## the peers' environments; HEBO has one of its own
 

@@ -26,7 +26,7 @@ from suffice.adapters.diffusion.evaluation import Evaluation
 from suffice.adapters.diffusion.quality import Frechet, Reference
 from suffice.adapters.diffusion.schedule import Schedule
 from suffice.adapters.diffusion.search import Search
-from suffice.adapters.diffusion.solvers import DIFFUSION, Choices
+from suffice.adapters.diffusion.solvers import Choices
 from suffice.adapters.diffusion.source import FromStudy, Source, source_of
 
 from .digit_models import ddpm_pipeline, digit_classifier, digits
@@ -36,9 +36,9 @@ RESULTS = ROOT / "docs" / "benchmarks" / "diffusion.jsonl"
 FIGURE = ROOT / "docs" / "images" / "diffusion_search.png"
 SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
     "DDIM, 4 steps": (4, ("ddim",)),
-    "DPM-Solver++, 4 steps": (4, ("dpm_multistep",)),
+    "DPM-Solver++ or UniPC, 4 steps": (4, ("dpm_multistep", "unipc")),
     "DDIM, 6 steps": (6, ("ddim",)),
-    "any solver, 4 steps": (4, DIFFUSION),
+    "DPM-Solver++, 4 steps": (4, ("dpm_multistep",)),
 }
 METHODS = ("random", "autodiffusion", "usf", "bayes", "bayes, levels")
 NAMES = {
