@@ -11,6 +11,7 @@ import numpy as np
 from suffice.api.tables import spent
 from suffice.api.wire import StopOut, StudyOut
 from suffice.optimizer import Measurement, Objective, OutcomeConstraint, Study, Trial, TrialState
+from suffice.optimizer.timesteps import TimeSteps, known_schedules
 
 from .history import History, Past
 from .wire import (
@@ -22,6 +23,8 @@ from .wire import (
     ProgressOut,
     RecommendedOut,
     RunningOut,
+    ScheduleOut,
+    SchedulesOut,
     TrialLine,
     TrialLines,
 )
@@ -30,6 +33,7 @@ BUCKETS = 500  # of a scatter; up to three points each
 LINES = 300  # trials in the picture of all parameters
 SPARKS = 40  # points of a small picture
 RUNNING = 20
+SCHEDULES = 10  # of the best, and of the newest trials
 
 
 def overview(study: StudyOut, defined: Study, history: History) -> Overview:
@@ -57,6 +61,7 @@ def overview(study: StudyOut, defined: Study, history: History) -> Overview:
         constraints=[_constraint(c, done) for c in defined.goal.outcome_constraints],
         front=_front(defined, done) if defined.goal.several else None,
         fidelity=_fidelity(defined, done, history.trials),
+        schedules=_schedules(defined, done),
         reports=any(t.reported for t in history.trials),
     )
 
@@ -204,6 +209,22 @@ def _fidelity(defined: Study, done: Sequence[Past], trials: Sequence[Past]) -> F
         values=[t.values[metric] for t in kept],
         levels={name: [t.parameters.get(name) for t in kept] for name in fidelity.target},
     )
+
+
+def _schedules(defined: Study, done: Sequence[Past]) -> list[SchedulesOut]:
+    objective = defined.goal.objective
+    found: list[SchedulesOut] = []
+    for name, p in defined.space.parameters.items():
+        if isinstance(p, TimeSteps):
+            trials = [t for t in done if objective.metric in t.values and name in t.parameters]
+            ranked = sorted(trials, key=lambda t: -objective.sign * t.values[objective.metric])
+            shown = {t.number: t for t in [*ranked[:SCHEDULES], *trials[-SCHEDULES:]]}
+            lines = [
+                ScheduleOut(number=n, value=t.values[objective.metric], steps=t.parameters[name])
+                for n, t in shown.items()
+            ]
+            found.append(SchedulesOut(parameter=name, trials=lines, known=known_schedules(p)))
+    return found
 
 
 def _trial(t: Past) -> Trial:

@@ -109,6 +109,22 @@ class FidelityOut(Wire):
     levels: dict[str, list[Value | None]]
 
 
+class ScheduleOut(Wire):
+    """A trial's sequence of time steps, with its result."""
+
+    number: int
+    value: float
+    steps: list[float]
+
+
+class SchedulesOut(Wire):
+    """The best and the newest sequences of a parameter, the best first, and the schedules in common use."""
+
+    parameter: str
+    trials: list[ScheduleOut]
+    known: dict[str, list[float]]
+
+
 class Overview(Wire):
     """A study at a glance."""
 
@@ -126,6 +142,7 @@ class Overview(Wire):
     constraints: list[ConstraintOut]
     front: ColumnsOut | None = None  # with several objectives: results by metric
     fidelity: FidelityOut | None = None
+    schedules: list[SchedulesOut]  # of parameters that are time steps
     reports: bool  # whether there are values on the way to results
 
 

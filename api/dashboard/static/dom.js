@@ -103,8 +103,8 @@ export function ago(time) {
   return h("time", { datetime: time, title: new Date(time).toLocaleString() }, text);
 }
 
-/** A parameter's value in a few characters. @param {any} value */
-export const short = (value) => (typeof value === "number" ? number(value) : value === undefined || value === null ? "–" : String(value));
+/** A parameter's value in a few characters. @param {any} value @returns {string} */
+export const short = (value) => (Array.isArray(value) ? value.map((one) => number(one)).join(", ") : typeof value === "number" ? number(value) : value === undefined || value === null ? "–" : String(value));
 
 /** A trial's state as a badge. @param {string} state */
 export function badge(state) {

@@ -12,6 +12,10 @@ export function control(spec, value) {
     const made = select(choices.map((/** @type {any} */ c, /** @type {number} */ i) => [String(i), String(c)]), String(Math.max(0, choices.indexOf(value))));
     return { label: field(spec.name, made), read: () => choices[Number(made.value)] };
   }
+  if (spec.type === "time_steps") {
+    const steps = h("input", { type: "text", value: value === undefined ? "" : value.join(", "), placeholder: `${spec.k} from ${spec.high} down to ${spec.low}` });
+    return { label: field(spec.name, steps), read: () => steps.value.split(",").map(parsed).filter((/** @type {any} */ one) => one !== undefined) };
+  }
   const input = h("input", { type: "text", inputmode: "decimal", value: value === undefined ? "" : String(value), placeholder: `${spec.low} to ${spec.high}` });
   return { label: field(spec.name, input), read: () => parsed(input.value) };
 }

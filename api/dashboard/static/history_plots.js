@@ -2,7 +2,7 @@
 /** Pictures of what happened in a study: from its history alone, without a model. @module */
 import { get, studyPath } from "./api.js";
 import { Figure } from "./charts.js";
-import { h, number, percent, short, tick } from "./dom.js";
+import { field, h, number, percent, select, short, tick } from "./dom.js";
 import { parallel } from "./parallel.js";
 
 const FENCE = 1.5; // interquartile ranges beyond the quartiles, from where values count as far away (Tukey)
@@ -204,4 +204,41 @@ export function curves(study) {
     });
   }
   return { element: h("section", { class: "card" }, figure.element), draw };
+}
+
+/** Sequences of time steps: the best, the newest, and one of those in common use. @param {any} study @param {any} spec */
+export function schedules(study, spec) {
+  const figure = new Figure(`Schedules: ${spec.name}`);
+  const host = h("div", { class: "row" });
+  let compared = "";
+  /** @type {any} */
+  let last = null;
+  /** @param {any} overview */
+  function draw(overview) {
+    last = overview;
+    const found = overview.schedules.find((/** @type {any} */ one) => one.parameter === spec.name);
+    if (!host.childElementCount) {
+      const options = /** @type {[string, string][]} */ ([["", "nothing"], ...Object.keys(found.known).map((name) => [name, name.replaceAll("_", " ")])]);
+      host.append(field("Compare with", select(options, "", (name) => { compared = name; draw(last); })));
+    }
+    if (!found.trials.length) return figure.say("There is no result yet.");
+    const metric = study.objectives[0].metric;
+    const step = Array.from({ length: spec.k }, (_, i) => i + 1);
+    const [best, ...others] = found.trials;
+    const line = (/** @type {any} */ t, /** @type {any} */ more) => ({ kind: "line", x: step, y: t.steps, ...more });
+    const tip = (/** @type {number} */ i) => `trial ${best.number}\n${metric} ${number(best.value)}\nstep ${i + 1}: ${number(best.steps[i])}`;
+    figure.draw({
+      x: { label: "step", whole: true }, y: { label: spec.integer === false ? "noise level" : "time", log: spec.log },
+      note: "thin: other good and new trials",
+      described: `The best sequence is that of trial ${best.number}: ${best.steps.map((/** @type {number} */ t) => number(t)).join(", ")}.`,
+      layers: /** @type {any[]} */ ([
+        ...others.map((/** @type {any} */ t) => line(t, { look: "thin" })),
+        ...(compared ? [line({ steps: found.known[compared] }, { look: "other", name: compared.replaceAll("_", " ") })] : []),
+        line(best, { look: "best" }),
+        { kind: "dots", x: step, y: best.steps, look: "best", size: 4, name: `best: trial ${best.number}`, tip, href: () => trialPath(study.name, best.number) },
+      ]),
+      data: { head: ["trial", metric, ...step.map((i) => `step ${i}`)], rows: [...found.trials.map((/** @type {any} */ t) => [t.number, t.value, ...t.steps]), ...Object.entries(found.known).map(([name, steps]) => [name, null, ...steps])] },
+    });
+  }
+  return { element: h("section", { class: "card" }, figure.element, host), draw };
 }

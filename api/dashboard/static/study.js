@@ -3,7 +3,7 @@
 import { follow, get, paced, place, send, studyPath, whenSeen } from "./api.js";
 import { ago, badge, explained, failure, h, number, page, short } from "./dom.js";
 import { control } from "./forms.js";
-import { advised, constraint, curves, everything, fidelity, gains, progress, trialPath } from "./history_plots.js";
+import { advised, constraint, curves, everything, fidelity, gains, progress, schedules, trialPath } from "./history_plots.js";
 import { NONE, contour, diagnostics, front, slices } from "./model_plots.js";
 import { trialTable } from "./trials.js";
 
@@ -89,7 +89,8 @@ function build(overview) {
   const history = {
     progress: study.objectives.map((/** @type {any} */ _, /** @type {number} */ i) => progress(study, i)),
     constraints: (study.outcome_constraints ?? []).map((/** @type {any} */ _, /** @type {number} */ i) => constraint(study, i)),
-    gains: several ? null : gains(study), fidelity: study.fidelity ? fidelity(study) : null, everything: everything(study), curves: curves(study),
+    gains: several ? null : gains(study), fidelity: study.fidelity ? fidelity(study) : null,
+    schedules: study.parameters.filter((/** @type {any} */ p) => p.type === "time_steps").map((/** @type {any} */ p) => schedules(study, p)), everything: everything(study), curves: curves(study),
   };
   const model = { diagnostics: diagnostics(study), slices: slices(study), contour: contour(study), front: several ? front(study) : null };
   const rows = trialTable(study);
@@ -103,7 +104,7 @@ function build(overview) {
     h("div", { class: "head" }, h("h1", {}, study.name), state, live, h("div", { class: "actions" },
       h("button", { type: "button", on: { click: () => dialog.open(best()) } }, "Add a point"), toggle, h("a", { class: "button", href: `${path}/export`, download: `${study.name}.json` }, "Export"))),
     h("p", { class: "quiet small" }, defined(study)), said, facts.element,
-    h("div", { class: "pair" }, history.progress.map((/** @type {any} */ p) => p.element)), model.front?.element, history.fidelity?.element,
+    h("div", { class: "pair" }, history.progress.map((/** @type {any} */ p) => p.element)), model.front?.element, history.fidelity?.element, history.schedules.map((/** @type {any} */ one) => one.element),
     h("div", { class: "pair" }, model.diagnostics.elements), model.slices.element,
     h("div", { class: "pair" }, model.contour.element, (history.gains ?? history.everything).element),
     history.curves.element, history.constraints.length ? h("div", { class: "pair" }, history.constraints.map((/** @type {any} */ c) => c.element)) : null,
@@ -131,7 +132,7 @@ function build(overview) {
     state.replaceChildren(stopped ? badge("STOPPED") : now.stop ? h("span", { class: "badge warn" }, now.stop.reason) : badge("ACTIVE"));
     toggle.textContent = stopped ? "Resume" : "Stop";
     facts.draw(now, advice);
-    for (const part of [...history.progress, ...history.constraints, history.fidelity, history.everything]) part?.draw(now);
+    for (const part of [...history.progress, ...history.constraints, ...history.schedules, history.fidelity, history.everything]) part?.draw(now);
     history.gains?.draw(now, advice);
     rows.mark(now.recommended?.number ?? -1);
     history.curves.element.hidden = !now.reports;
