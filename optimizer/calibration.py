@@ -40,24 +40,38 @@ CHECKED = 4  # orders of each prompt in which confidence and drift are looked at
 WATCHED = slice(None, None, 6)  # the PRICES at which prompts are stopped to learn what drift looks like
 MARGIN = 1.0  # standard errors by which a way has to be better than the posterior
 SMOOTH = 1.0  # natural log of the prices over which the value of a way is averaged to choose it
-SURE = np.array([0.0, 1.0, 0.0, 0.0])  # of the confidence: P(right) as the model states it
+SURE = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])  # of the confidence: P(right) as the model states it
 
 
 @dataclass(frozen=True, eq=False)
 class Trust:
-    """The confidence in a pick: a logistic regression of its truth on the model's log odds and log n."""
+    """The confidence in a pick: a logistic regression of its truth on the model's log odds, log n and the lead."""
 
     weights: Float64[np.ndarray, " f"]
 
     @classmethod
-    def fit(cls, p: PerPrompt, n: PerPrompt, truth: PerPrompt) -> Trust:
-        x = _odds(p, n)
+    def fit(cls, x: Float64[np.ndarray, "r f"], truth: PerPrompt) -> Trust:
+        """From ``confidence_features`` of picks, and whether they were right."""
         share = np.column_stack([truth, 1.0 - truth])
         pair = Choices(np.stack([x, np.zeros_like(x)], axis=1), np.ones(share.shape, dtype=bool), share)
         return cls(logistic([pair], SURE, 1e-4))
 
-    def __call__(self, p: PerPrompt, n: int) -> PerPrompt:
-        return 1.0 / (1.0 + np.exp(-_odds(p, np.full(len(p), float(n))) @ self.weights))
+    def __call__(self, x: Float64[np.ndarray, "r f"]) -> PerPrompt:
+        found: PerPrompt = 1.0 / (1.0 + np.exp(-x @ self.weights))
+        return found
+
+
+def confidence_features(p: PerPrompt, answers: Answers) -> Float64[np.ndarray, "r f"]:
+    """What the confidence in a pick is made of, from what the model states: P(right) ``p``.
+
+    The lead is that of the first answer over the second, as a share of all.
+    """
+    p, n = np.clip(p, 1e-4, 1.0 - 1e-4), float(answers.n)
+    log_odds = np.log(p / (1.0 - p))
+    ranked = answers.ranked
+    lead = (ranked[:, 0] - (ranked[:, 1] if ranked.shape[1] > 1 else 0)) / n
+    fixed = np.ones(len(p))
+    return np.column_stack([fixed, log_odds, np.log(n) * fixed, log_odds * np.log(n), lead, lead * lead])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +134,7 @@ class Calibration:
         rows, there = np.arange(len(p)), position >= 0
         cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
         before = np.where(there, p[rows, cluster], 0.0)
-        after = np.where(there, self.trust[way](before, answers.n), 0.0)
+        after = np.where(there, self.trust[way](confidence_features(before, answers)), 0.0)
         others = np.where(there, (1.0 - after) / np.maximum(1.0 - before, 1e-12), 1.0)
         p = p * others[:, None]
         p[rows[there], cluster[there]] = after[there]
@@ -156,7 +170,7 @@ class Calibration:
         """With the ways and the confidence that hold on prompts the models were not fitted to."""
         ways = (VOTES,) if self.model is None else WAYS
         value = np.zeros((len(ways), len(PRICES), len(pool.prompts)))
-        stated: dict[str, list[np.ndarray]] = {way: [] for way in ways}
+        stated: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {way: [] for way in ways}
         unseen: list[tuple[Calibration, Pool]] = []
         fold = _folds(pool, seed)
         for k in range(FOLDS):
@@ -179,8 +193,8 @@ class Calibration:
         chosen = tuple(ways[i] for i in _best(value)) if len(ways) > 1 else ways
         trust: dict[str, Trust] = {}
         for way in () if self.quality else sorted({*chosen, VOTES}):
-            p, n, truth = np.concatenate(stated[way], axis=1)
-            trust[way] = Trust.fit(p, n, truth)
+            x, truth = (np.concatenate(parts) for parts in zip(*stated[way], strict=True))
+            trust[way] = Trust.fit(x, truth)
         gains = {way: table for way, table in self.gains.items() if way in chosen}
         drift = None if self.quality or set(chosen) == {VOTES} else self._watching(chosen, unseen, seed)
         return replace(self, ways=chosen, trust=trust, gains=gains, drift=drift)
@@ -331,9 +345,12 @@ def _best(value: Float64[np.ndarray, "w p m"]) -> list[int]:
     return score.argmax(0).tolist()
 
 
-def _stated(calibration: Calibration, way: str, part: Traces) -> Float64[np.ndarray, "3 m"]:
-    """What is stated of picks, after how many answers, and whether they are right."""
-    found: list[np.ndarray] = []
+def _stated(
+    calibration: Calibration, way: str, part: Traces
+) -> tuple[Float64[np.ndarray, "m f"], Float64[np.ndarray, " m"]]:
+    """Features of the confidence in picks after 1, 2, ... answers, and whether they are right."""
+    features: list[np.ndarray] = []
+    truth: list[np.ndarray] = []
     rows = np.arange(len(part.prompt))
     for n in sorted({round(x) for x in np.geomspace(1, part.cap, 8)}):
         answers = part.answers.first(n)
@@ -341,12 +358,6 @@ def _stated(calibration: Calibration, way: str, part: Traces) -> Float64[np.ndar
         position = calibration.position(answers, way, p)
         there = position >= 0
         cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
-        columns = (p[rows, cluster], np.full(len(rows), float(n)), part.truth[rows, np.maximum(position, 0)])
-        found.append(np.stack(columns)[:, there])
-    return np.concatenate(found, axis=1)
-
-
-def _odds(p: PerPrompt, n: PerPrompt) -> Float64[np.ndarray, "r f"]:
-    p = np.clip(p, 1e-4, 1.0 - 1e-4)
-    log_odds, log_n = np.log(p / (1.0 - p)), np.log(n)
-    return np.column_stack([np.ones(len(p)), log_odds, log_n, log_odds * log_n])
+        features.append(confidence_features(p[rows, cluster], answers)[there])
+        truth.append(part.truth[rows, np.maximum(position, 0)][there])
+    return np.concatenate(features), np.concatenate(truth)
