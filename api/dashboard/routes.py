@@ -207,8 +207,10 @@ async def slices(
         study, defined = await run_in_threadpool(parts.defined, name)
         if through is not None:
             await run_in_threadpool(parts.store.trial, study.id, through)
-        return SlicesOut(metric=metric or defined.goal.objective.metric, slices=[], data_version=study.data_version)
-    return SlicesOut(metric=metric, slices=found["slices"][:MOST_SLICES], data_version=found["data_version"])
+        metric = metric or defined.goal.objective.metric
+        return SlicesOut(metric=metric, ready=False, slices=[], data_version=study.data_version)
+    shown = found["slices"][:MOST_SLICES]
+    return SlicesOut(metric=metric, ready=True, slices=shown, data_version=found["data_version"])
 
 
 @router.get("/studies/{name}/contour", responses=problems(404, 422, 503), summary="The posterior over two parameters")

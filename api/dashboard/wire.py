@@ -221,7 +221,10 @@ class SliceOut(BeliefOut):
 
 
 class SlicesOut(Wire):
+    """None where no parameter has a slice, or while there is no model (``ready``)."""
+
     metric: str
+    ready: bool
     slices: list[SliceOut]
     data_version: int
 

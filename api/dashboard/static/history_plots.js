@@ -128,7 +128,7 @@ export function everything(study) {
   const specs = study.parameters.filter((/** @type {any} */ p) => shown.includes(p.type)).slice(0, 16);
   const objective = study.objectives[0];
   const lines = parallel(specs, objective.metric, objective.direction === "maximize", (n) => trialPath(study.name, n));
-  return { element: h("section", { class: "card" }, h("h2", {}, "All parameters at once"), ...lines.element), draw: (/** @type {any} */ overview) => lines.draw(overview.parallel) };
+  return { element: h("section", { class: "card", hidden: !specs.length }, h("h2", {}, "All parameters at once"), ...lines.element), draw: (/** @type {any} */ overview) => lines.draw(overview.parallel) };
 }
 
 /** Outcome constraints: what was measured, and the bound. @param {any} study @param {number} index */

@@ -111,7 +111,8 @@ export function slices(study) {
       if (!figures.size || problem.status !== 503) { host.replaceChildren(h("p", { class: "quiet small" }, why(problem))); figures.clear(); }
       return false;
     }
-    if (!found.slices.length) { host.replaceChildren(h("p", { class: "quiet small" }, NONE)); figures.clear(); said.textContent = ""; return false; }
+    if (!found.ready) { host.replaceChildren(h("p", { class: "quiet small" }, NONE)); figures.clear(); said.textContent = ""; return false; }
+    element.hidden = !specs.size;
     if (!figures.size) host.replaceChildren();
     for (const one of found.slices) {
       let figure = figures.get(one.parameter);
