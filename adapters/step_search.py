@@ -62,10 +62,11 @@ class _Tree:
     async def step(self, prefix: Prefix, *, free: bool) -> tuple[Prefix, float | None]:
         """The best of the candidates for the next step, and its score; ``free``: it goes on to the answer's end."""
         seen: dict[str, tuple[Prefix, float]] = {}
+        width = 1 if self.body.get("temperature") == 0 else self.search.width  # greedily there is one candidate
         settings = dict(self.search.settings)
         if self.search.rule == "fixed":
-            settings["samples"] = self.search.width
-        enough = Sampling(self.search.rule, max_samples=self.search.width, settings=settings)
+            settings["samples"] = width
+        enough = Sampling(self.search.rule, max_samples=width, settings=settings)
         while isinstance(more := enough.ask(), Draw):
             for candidate in await self._candidates(prefix, more.count, free=free):
                 if candidate.text not in seen:

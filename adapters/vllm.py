@@ -109,7 +109,10 @@ class VLLMServer(OpenAIServer):
         return [float(entry["score"]) for entry in data]
 
     async def abort(self, request_ids: Sequence[str]) -> None:
-        """End requests by the ids that their answers bear; closing a request's connection does the same to it."""
+        """End requests by the ids that their answers bear, where the server runs with ``--enable-scale-out``.
+
+        Closing a request's connection ends it on any server.
+        """
         self._good(await self.post("/inference/v1/abort_requests", {"request_ids": list(request_ids)}))
 
     async def _data(self, path: str, body: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -27,12 +27,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import uvicorn
 
+from suffice.adapters.vllm import ON_CPU, SERVER, NotServing, serving
 from suffice.optimizer import Draw, Sampling
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -41,6 +43,8 @@ MEAN_SECONDS = 0.25  # of an answer, in the comparison of latencies
 QUESTION = "How many roads must a man walk down? " * 8
 PATIENCE = 120.0
 TOKENS = 6  # of every answer
+CASES = 60
+MODEL = Path(__file__).parents[1] / "tests" / "models" / "tiny-addition"
 
 
 # --- the inference server ---------------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ def ours(upstream_url: str, requests: int) -> dict[str, Any]:
         for n in (1, 4, 16, 64):
             found[f"{n} draws"] = cost(pid, url, chat(f"tiny:n{n}"), max(requests // max(n // 4, 1), 20))
         found["per draw"] = (found["64 draws"] - found["4 draws"]) / 60
-        found["latency"] = latency(url)
+        found["latency"] = latency(url, [f"wait {case}" for case in range(CASES)])
     return found
 
 
@@ -221,15 +225,16 @@ def gateway(config: dict[str, Any]) -> Generator[tuple[int, str]]:
             yield running.pid, f"http://127.0.0.1:{port}"
 
 
-def latency(url: str, cases: int = 60) -> dict[str, Any]:
+def latency(url: str, questions: Sequence[str], at_once: int = AT_ONCE, **fields: Any) -> dict[str, Any]:
     """Mean seconds to the same decisions, one by one and in the rolling window."""
     rows: dict[str, Any] = {}
     decided: dict[str, list[int]] = {}
     for name, more in (("one by one", {"concurrency": 1}), ("window", {}), ("all at once", {"overissue": "all"})):
         bodies = [
-            chat("tiny:optscale", f"wait {case}", seed=0, optscale={"max_samples": 16, **more}) for case in range(cases)
+            chat("tiny:optscale", question, seed=0, optscale={"max_samples": 16, **more}, **fields)
+            for question in questions
         ]
-        answers = asyncio.run(ask(url, bodies))
+        answers = asyncio.run(ask(url, bodies, at_once=at_once))
         records = [answer["optscale"] for answer, _ in answers]
         decided[name] = [record["samples"]["counted"] for record in records]
         rows[name] = {
@@ -237,11 +242,30 @@ def latency(url: str, cases: int = 60) -> dict[str, Any]:
             "counted": statistics.mean(decided[name]),
             "issued": statistics.mean(record["samples"]["issued"] for record in records),
         }
-    rows["same decisions"] = len({tuple(counts) for counts in decided.values()}) == 1
+    same = [len(set(counts)) == 1 for counts in zip(*decided.values(), strict=True)]
+    rows["same decisions"] = sum(same) / len(same)
     return rows
 
 
-def in_theory(cases: int = 60) -> float:
+def on_vllm(python: Path, cases: int = 60) -> dict[str, Any]:
+    """The same on a real vLLM with the tiny model of tests/models, one question at a time."""
+    rng = random.Random(4)
+    sums = [[rng.randint(10, 99) for _ in range(rng.randint(2, 9))] for _ in range(cases)]
+    questions = ["+".join(map(str, numbers)) + "=?" for numbers in sums]
+    flags = ("--model", str(MODEL), "--served-model-name", "tiny", "--dtype", "float32", "--enforce-eager")
+    limits = ("--max-model-len", "512", "--max-num-seqs", "64", "--distributed-executor-backend", "uni")
+    with (
+        serving([str(python), *SERVER, *flags, *limits], ON_CPU) as vllm,
+        gateway({"upstreams": [{"url": vllm}], "policies": {"optscale": {"extract": "number", "price": 0.005}}}) as (
+            _,
+            url,
+        ),
+    ):
+        asyncio.run(ask(url, [chat("tiny", question, max_tokens=128) for question in questions[:8]]))
+        return latency(url, questions, at_once=1, max_tokens=128)
+
+
+def in_theory(cases: int = CASES) -> float:
     """How many draws the decisions of `latency` need one by one, computed without any server."""
     total = 0
     for case in range(cases):
@@ -389,7 +413,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--load", type=int, metavar="REQUESTS", help="send so many at once, and check what is left")
-    parser.add_argument("--only", nargs="*", choices=["suffice", *PEERS], default=["suffice", *PEERS])
+    parser.add_argument("--only", nargs="*", choices=(every := ["suffice", "vllm", *PEERS]), default=every)
+    parser.add_argument("--vllm", type=Path, default=Path(".venv-vllm/bin/python"), help="vLLM's Python")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -405,12 +430,15 @@ def main() -> None:
         found: dict[str, Any] = {}
         if "suffice" in args.only:
             found = {"suffice": ours(url, args.requests), "draws in theory": in_theory()}
-        for name, (peer, environment) in PEERS.items():
+        measured = {
+            name: partial(peer, env / "bin", url, args.requests, Path(folder)) for name, (peer, env) in PEERS.items()
+        }
+        for name, measure in {**measured, "vllm": partial(on_vllm, args.vllm)}.items():
             if name not in args.only:
                 continue
             try:
-                found[name] = peer(environment / "bin", url, args.requests, Path(folder))
-            except (OSError, RuntimeError, aiohttp.ClientError, TimeoutError) as error:
+                found[name] = measure()
+            except (NotServing, OSError, RuntimeError, aiohttp.ClientError, TimeoutError) as error:
                 found[name] = f"not measured: {type(error).__name__}: {error}"
     text = json.dumps(found, indent=2)
     print(text)

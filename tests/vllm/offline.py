@@ -29,7 +29,7 @@ def main(model: str, count: int) -> None:
     engine = LLM(model, dtype="float32", enforce_eager=True, max_model_len=512, max_num_seqs=64)
     found = sample_batch(
         engine,
-        ["+".join(map(str, numbers)) + "=?\n" for numbers in sums],
+        ["<s>" + "+".join(map(str, numbers)) + "=?\n" for numbers in sums],  # as the chat template writes it
         lambda: Sampling(max_samples=16, price=0.01),
         SamplingParams(max_tokens=128, seed=0),
         read,

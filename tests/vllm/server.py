@@ -25,7 +25,8 @@ SMALL = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--d
 def vllm(python: str, *flags: str, model: Path = MODEL, name: str = "tiny") -> Generator[str]:
     """The address of a vLLM that serves ``model`` while the context lasts."""
     where = ("--model", str(model), "--served-model-name", name)
-    with serving([python, *SERVER, *SMALL, *where, *(flags or ("--max-num-seqs", "64"))], ON_CPU) as url:
+    given = flags or ("--max-num-seqs", "64", "--enable-scale-out")  # by which it lets itself be told to abort
+    with serving([python, *SERVER, *SMALL, *where, *given], ON_CPU) as url:
         yield url
 
 

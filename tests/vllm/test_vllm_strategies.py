@@ -113,7 +113,9 @@ def test_load_tells_what_runs_and_abort_ends_it():
         while not (load := await server.load()).running:
             assert time.monotonic() < until
         await server.abort(["cmpl-mine-0"])
-        return load.running, (await long).json()
+        reply = await long
+        assert reply.status == 200, reply.body
+        return load.running, reply.json()
 
     running, answer = asked(work)
     assert running == 1
