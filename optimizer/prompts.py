@@ -9,14 +9,15 @@ earlier runs of the prompt went, an embedding. Solve rates are modelled by their
 and what is predicted for a prompt becomes its prior over prompt types (answers.py): theta with normal log odds around
 the predicted ones. Its shape is the one under which past counts were most probable, each predicted without the prompt
 itself. Where features predict no better than none, the flat prior stays: priors fitted to other prompts were seen to
-hurt.
+hurt. Up to EXACT prompts the process is exact; more are seen through inducing points (inducing.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -25,10 +26,13 @@ from scipy.special import ndtr
 from .answers import FLAT, THETAS, TypePrior
 from .errors import InvalidInput
 from .fitting import Prior, fit
+from .inducing import MeanFunction, condition
+from .kernel import Kernel
 from .models import Data, FitError, GaussianProcess, Hyperparameters
 
-EXACT = 2000  # prompts that are conditioned on; of more, a random part
-FITTED = 300  # prompts that hyperparameters are fitted to
+EXACT = 2000  # prompts up to which the process is exact
+INDUCING = 512  # inducing points for more
+FITTED = 300  # prompts that hyperparameters are fitted to, at random
 OWN = (0.1, 0.3, 1.0, 3.0)  # variances of log odds among prompts of equal features, of which the most probable is taken
 SIGNAL = 0.02  # nats per prompt by which features have to predict better than none
 CENTRES = np.arange(-5.0, 5.01, 0.5)  # to which log odds are rounded, so that prompts share tables
@@ -52,12 +56,12 @@ class Shape:
 
 @dataclass(frozen=True, eq=False)
 class PromptModel:
-    """Log odds of the solve rate of prompts with given features; ``gp`` is None where features carry no signal.
+    """Log odds of the solve rate of prompts with given features; ``mean`` is None where features carry no signal.
 
     ``signal`` is what they predict better than none, in nats per prompt left out.
     """
 
-    gp: GaussianProcess | None
+    mean: MeanFunction | None
     signal: float
     low: Columns
     high: Columns
@@ -74,30 +78,71 @@ class PromptModel:
             raise InvalidInput("X", "a finite row of features per prompt", X.shape)
         if (drawn < 1).any() or (right < 0).any() or (right > drawn).any():
             raise InvalidInput("right", "counts from 0 to the number of answers drawn", right)
-        kept = np.random.default_rng(seed).permutation(len(X))[:EXACT]
-        X, right, drawn = X[kept], right[kept], drawn[kept]
+        mixed = np.random.default_rng(seed).permutation(len(X))
+        X, right, drawn = X[mixed], right[mixed], drawn[mixed]
         low, high = X.min(0), X.max(0)
-        gp, centre = _condition(_unit(X, low, high), right, drawn)
-        if gp is None:
+        y = np.log((right + 0.5) / (drawn - right + 0.5))
+        centre = float(y.mean())
+        found = _condition(_unit(X, low, high), y - centre, 1.0 / (right + 0.5) + 1.0 / (drawn - right + 0.5))
+        if found is None:
             return cls(None, 0.0, low, high, centre, _SHAPES[0])
-        mean = centre + gp.leave_one_out()[0]
-        found = {shape: _log_likelihood(mean, right, drawn, shape) for shape in _SHAPES}
-        blind = max(_log_likelihood(np.full(len(X), centre), right, drawn, shape) for shape in _SHAPES)
-        best = max(found, key=found.__getitem__)
-        signal = (found[best] - blind) / len(X)
-        return cls(gp if signal > SIGNAL else None, signal, low, high, centre, best)
+        mean, left_out = found
+        part = slice(0, EXACT)
+        likelihood = {s: _log_likelihood(centre + left_out[part], right[part], drawn[part], s) for s in _SHAPES}
+        blind = max(_log_likelihood(np.full(len(X), centre)[part], right[part], drawn[part], s) for s in _SHAPES)
+        best = max(likelihood, key=likelihood.__getitem__)
+        signal = (likelihood[best] - blind) / min(len(X), EXACT)
+        return cls(mean if signal > SIGNAL else None, signal, low, high, centre, best)
 
     def log_odds(self, X: Rows) -> Values:
         """The expected log odds of a right answer, as counted, per prompt."""
-        if self.gp is None:
+        self._check(X)
+        if self.mean is None:
             return np.full(len(X), self.centre)
-        return self.centre + self.gp.posterior_mean(_unit(X, self.low, self.high))
+        return self.centre + self.mean(_unit(X, self.low, self.high))
 
     def priors(self, X: Rows) -> list[TypePrior]:
         """The prior over types of each prompt; flat without signal."""
-        if self.gp is None:
+        self._check(X)
+        if self.mean is None:
             return [FLAT] * len(X)
         return [type_prior(m, self.shape) for m in self.log_odds(X).tolist()]
+
+    def _check(self, X: Rows) -> None:
+        if X.ndim != 2 or X.shape[1] != len(self.low) or not np.isfinite(X).all():
+            raise InvalidInput("features", f"{len(self.low)} finite numbers per prompt", X.tolist())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for ``from_json``."""
+        mean = self.mean
+        return {
+            "signal": self.signal,
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+            "centre": self.centre,
+            "shape": [self.shape.stretch, self.shape.spread, self.shape.flat],
+            "mean": None
+            if mean is None
+            else {
+                "variance": mean.kernel.signal,
+                "inverse_lengthscales": mean.kernel.inverse_lengthscales.tolist(),
+                "points": mean.points.tolist(),
+                "weights": mean.weights.tolist(),
+                "mean": mean.mean,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> PromptModel:
+        """The model that ``to_json`` wrote."""
+        low, found = np.array(document["low"], dtype=float), document["mean"]
+        mean = None
+        if found is not None:
+            kernel = Kernel(float(found["variance"]), np.array(found["inverse_lengthscales"], dtype=float))
+            points = np.array(found["points"], dtype=float).reshape(-1, len(low))
+            mean = MeanFunction(kernel, points, np.array(found["weights"], dtype=float), float(found["mean"]))
+        high, shape = np.array(document["high"], dtype=float), Shape(*document["shape"])
+        return cls(mean, document["signal"], low, high, document["centre"], shape)
 
 
 def type_prior(mean: float, shape: Shape) -> TypePrior:
@@ -118,25 +163,26 @@ def _rounded(centre: float, spread: float, flat: float) -> TypePrior:
 _SHAPES = [Shape(b, s, f) for b in STRETCH for s in SPREADS for f in FLAT_SHARES]
 
 
-def _condition(unit: Rows, right: Values, drawn: Values) -> tuple[GaussianProcess | None, float]:
-    """The process of empirical log odds less their mean, and that mean; None where numerics fail."""
-    y = np.log((right + 0.5) / (drawn - right + 0.5))
-    counting = 1.0 / (right + 0.5) + 1.0 / (drawn - right + 0.5)
-    centre, groups, part = float(y.mean()), np.arange(unit.shape[1]), slice(0, FITTED)
+def _condition(unit: Rows, y: Values, counting: Values) -> tuple[MeanFunction, Values] | None:
+    """The posterior mean of centred log odds, and that of each prompt given all others; None where numerics fail."""
+    groups, part = np.arange(unit.shape[1]), slice(0, FITTED)
     found: list[tuple[float, float, Hyperparameters]] = []
     for own in OWN:
         try:
-            fitted = fit(Data(unit[part], y[part] - centre, counting[part] + own, groups), Prior(), noise=None)
+            fitted = fit(Data(unit[part], y[part], counting[part] + own, groups), Prior(), noise=None)
             found.append((fitted.loss, own, fitted.hyperparameters))
         except FitError:
             continue
     if not found:
-        return None, centre
+        return None
     _, own, hyperparameters = min(found, key=lambda f: f[0])
+    if len(unit) > EXACT:
+        return condition(hyperparameters.kernel(groups), unit, y, counting + own, INDUCING)
     try:
-        return GaussianProcess(Data(unit, y - centre, counting + own, groups), hyperparameters), centre
+        gp = GaussianProcess(Data(unit, y, counting + own, groups), hyperparameters)
     except FitError:
-        return None, centre
+        return None
+    return MeanFunction(gp.kernel, unit, gp.alpha, gp.hyperparameters.mean), gp.leave_one_out()[0]
 
 
 def _log_likelihood(mean: Values, right: Values, drawn: Values, shape: Shape) -> float:
