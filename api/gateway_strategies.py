@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from suffice.adapters.segment_tree import SegmentTree
@@ -29,11 +29,18 @@ def strategy(config: StrategyConfig, extract: str) -> Strategy | None:
             settings = {"threshold": config.enough}
             return StepSearch(config.width, config.separator, config.depth, "threshold", settings)
         case TreePO():
-            answered: Callable[[str], bool] = lambda text: boxed(text) is not None  # noqa: E731
-            looks = {"answered": answered} if extract in BOXED else {}
-            return SegmentTree(config.segment, config.roots, config.depth, looping, **looks)
+            answered = _has_box if extract in BOXED else _goes_on
+            return SegmentTree(config.segment, config.roots, config.depth, looping, answered)
         case Independent() | Scope():
             return None
+
+
+def _has_box(text: str) -> bool:
+    return boxed(text) is not None
+
+
+def _goes_on(text: str) -> bool:
+    return False
 
 
 def check(config: StrategyConfig, body: Mapping[str, Any]) -> None:

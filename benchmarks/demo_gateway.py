@@ -37,7 +37,6 @@ AT_ONCE = 8
 N = 16
 MOST_TOKENS = 128
 LEARN_SEED = 1
-LATENCY_SEED = 5
 PRICES = (0.03, 0.01, 0.002, 0.0005)
 DEFAULT = 0.002
 SAVING = {"calibration": CALIBRATION, "overissue": "none"}  # tokens rather than time
@@ -94,11 +93,9 @@ def gateway(vllm: str) -> Generator[str]:
             process.wait()
 
 
-async def gather(
-    work: Callable[[Question], Awaitable[T]], asked: Sequence[Question], at_once: int = AT_ONCE
-) -> list[T]:
-    """``at_once`` at a time, in order."""
-    permits = asyncio.Semaphore(at_once)
+async def gather(work: Callable[[Question], Awaitable[T]], asked: Sequence[Question]) -> list[T]:
+    """AT_ONCE at a time, in order."""
+    permits = asyncio.Semaphore(AT_ONCE)
 
     async def one(question: Question) -> T:
         async with permits:
@@ -163,42 +160,6 @@ async def decided(client: openai.AsyncOpenAI, asked: Sequence[Question], wishes:
     }
 
 
-async def latency(client: openai.AsyncOpenAI, asked: Sequence[Question]) -> dict[str, Any]:
-    """Mean seconds per question, asked alone, where the same draws are made one by one, in the window, and at once."""
-    wishes = {"price": DEFAULT, "calibration": CALIBRATION}
-    ways: dict[str, dict[str, Any]] = {
-        "one by one": {"concurrency": 1},
-        "window": {},
-        "all at once": {"overissue": "all"},
-    }
-    rows: dict[str, Any] = {}
-    for name, way in ways.items():
-
-        async def work(question: Question, way: dict[str, Any] = way) -> tuple[float, int, int]:
-            began = time.perf_counter()
-            answer = await client.chat.completions.create(
-                model="tiny:optscale",
-                messages=[{"role": "user", "content": question.text}],
-                max_tokens=MOST_TOKENS,
-                seed=LATENCY_SEED,  # number k of the draws is the same one each time
-                extra_body={"optscale": {**wishes, **way}},
-            )
-            seconds, samples = time.perf_counter() - began, (answer.model_extra or {})["optscale"]["samples"]
-            return seconds, samples["counted"], samples["issued"]
-
-        found = await gather(work, asked, at_once=1)
-        rows[name] = {
-            "seconds": sum(row[0] for row in found) / len(found),
-            "counted": [row[1] for row in found],
-            "issued": sum(row[2] for row in found) / len(found),
-        }
-    alone = rows["one by one"]["counted"]
-    for row in rows.values():
-        row["same decisions"] = sum(a == b for a, b in zip(row["counted"], alone, strict=True)) / len(alone)
-        row["counted"] = sum(row["counted"]) / len(alone)
-    return rows
-
-
 def majority(draws: Sequence[Draw]) -> Draw:
     votes = Counter(draw.answer for draw in draws if draw.answer is not None)
     leader = votes.most_common(1)[0][0] if votes else None
@@ -241,7 +202,7 @@ def labelled(asked: Sequence[Question], draws: Sequence[Sequence[Draw]]) -> dict
     return {"source": "the tiny model", "prompts": prompts}
 
 
-async def compare(url: str, args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+async def compare(url: str, args: argparse.Namespace) -> dict[str, Any]:
     """All methods on the same questions."""
     learn, test = questions(args.learn, LEARN_SEED), questions(args.questions, args.seed)
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0) as client:
@@ -261,25 +222,19 @@ async def compare(url: str, args: argparse.Namespace) -> tuple[dict[str, Any], d
         methods[":optscale, votes alone"] = await decided(client, test, votes)
         quick = {"price": DEFAULT, "calibration": CALIBRATION, "overissue": "idle"}
         methods[":optscale, window of 6"] = await decided(client, test, quick)
-        times = await latency(client, test[: args.alone])
-    return methods, times
+    return methods
 
 
-def report(methods: dict[str, Any], times: dict[str, Any], folder: Path) -> None:
-    """The tables, the file, and the plot."""
+def report(methods: dict[str, Any], folder: Path) -> None:
+    """The table, the file, and the plot."""
     print(f"\n{'':34} {'accuracy':>8} {'draws':>6} {'tokens':>7} {'seconds':>8}  against majority of {N}")
     for name, row in methods.items():
         gap, error = difference(row["right"], methods[f"majority of {N}"]["right"])
         seconds = f"{row['seconds']:8.2f}" if "seconds" in row else " " * 8
         print(f"{name:34} {row['accuracy']:8.3f} {row['draws']:6.1f} {row['tokens']:7.0f} {seconds}", end="  ")
         print(f"{gap:+.3f} ± {error:.3f}")
-    print(f"\n{'asked alone':34} {'seconds':>8} {'draws':>6} {'issued':>7}  same decisions")
-    for name, row in times.items():
-        print(
-            f"{name:34} {row['seconds']:8.3f} {row['counted']:6.1f} {row['issued']:7.1f}  {row['same decisions']:.2f}"
-        )
     folder.mkdir(exist_ok=True)
-    (folder / "gateway.json").write_text(json.dumps({"methods": methods, "times": times}, indent=1) + "\n")
+    (folder / "gateway.json").write_text(json.dumps(methods, indent=1) + "\n")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -302,12 +257,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=300)
     parser.add_argument("--seed", type=int, default=3, help="of the questions that all methods answer")
-    parser.add_argument("--alone", type=int, default=60, help="of these, asked one at a time for their latency")
     parser.add_argument("--learn", type=int, default=200, help="questions to calibrate on")
     parser.add_argument("--out", type=Path, default=Path("demo"))
     args = parser.parse_args()
     with gateway(os.environ["VLLM_URL"]) as url:
-        report(*asyncio.run(compare(url, args)), args.out)
+        report(asyncio.run(compare(url, args)), args.out)
 
 
 if __name__ == "__main__":
