@@ -108,6 +108,7 @@ def test_what_is_no_schedule_is_refused(changes: dict[str, Any], field: str) -> 
         ("UniPCMultistepScheduler", {"solver_order": 3, "solver_type": "bh1", "disable_corrector": [0]}),
         ("DEISMultistepScheduler", {"solver_order": 2}),
         ("DDPMScheduler", {}),
+        ("DDIMScheduler", {"timestep_spacing": "leading"}),
     ],
 )
 def test_stock_times_give_the_stock_images(pipeline: Any, scheduler: str, config: dict[str, Any]) -> None:
@@ -137,6 +138,19 @@ def _tolerant(pipeline: Any) -> Any:
     return pipeline
 
 
+def test_ddim_adds_noise_as_its_own_class_does() -> None:
+    ddpm = ddpm_pipeline()
+    pipeline = diffusers.DDIMPipeline(ddpm.unet, ddpm.scheduler)
+    expected = run(pipeline, num_inference_steps=5, eta=0.7)
+    apply_schedule(pipeline, Schedule("DDIMScheduler", (800, 600, 400, 200, 0), config={"timestep_spacing": "leading"}))
+    np.testing.assert_array_equal(run(pipeline, eta=0.7), expected)
+    assert not np.array_equal(run(pipeline, eta=0.0), expected)
+    choices = Choices(4, ("ddim", "unipc"), eta=(0.0, 1.0))
+    noisy = choices.schedule({**choices.params(TIMES, solver="ddim"), "eta": 0.5})
+    assert (noisy.scheduler, noisy.arguments) == ("DDIMScheduler", {"eta": 0.5})
+    assert "eta" not in choices.params(TIMES, solver="unipc")
+
+
 def test_ddim_is_multistep_of_order_one(pipeline: Any) -> None:
     """With the times that DDIM can take, its own formula gives the same images."""
     own = pipeline.scheduler
@@ -149,6 +163,11 @@ def test_ddim_is_multistep_of_order_one(pipeline: Any) -> None:
         config = {"solver_order": 1, "final_sigmas_type": "zero"}
         apply_schedule(pipeline, Schedule(MULTISTEP, (999, 749, 499, 249), config=config))
         np.testing.assert_allclose(run(pipeline), expected, atol=2e-4)
+        ours = Schedule(MULTISTEP, TIMES, config=config)
+        theirs = Schedule("DDIMScheduler", TIMES, config={"clip_sample": False, "set_alpha_to_one": True})
+        expected = run(apply_schedule(pipeline, theirs))  # with any times
+        pipeline.scheduler = own
+        np.testing.assert_allclose(run(apply_schedule(pipeline, ours)), expected, atol=2e-4)
     finally:
         pipeline.scheduler = own
 
@@ -383,6 +402,7 @@ def test_baselines_search_the_same_space(evaluation: Evaluation, method: str) ->
         ({"checkpoint": "x", "method": "random"}, "checkpoint"),
         ({"steps": (1, 4)}, "steps"),
         ({"low": 0.5, "high": 0.5}, "low"),
+        ({"eta": (0.0, 1.0), "solvers": ["unipc"]}, "eta"),
     ],
 )
 def test_what_does_not_fit_is_refused(pipeline: Any, evaluation: Evaluation, given: dict[str, Any], field: str) -> None:

@@ -28,13 +28,13 @@ TAKES_TIMESTEPS = (  # in set_timesteps
     "TCDScheduler",
     "DDPMScheduler",
 )
+STEPS_BACK = "DDIMScheduler"  # by T // K from every time, whatever the next one is: see `_Distance`
 SET_AFTERWARDS = ("UniPCMultistepScheduler", "DEISMultistepScheduler")  # one noise level per step and a last one
 FLOW = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
-SUPPORTED = (*TAKES_TIMESTEPS, *SET_AFTERWARDS, "FlowMatchEulerDiscreteScheduler")
+SUPPORTED = (*TAKES_TIMESTEPS, *SET_AFTERWARDS, STEPS_BACK, "FlowMatchEulerDiscreteScheduler")
 SCALED = ("EulerDiscreteScheduler", "HeunDiscreteScheduler")  # start from noise of the first level, scale the input
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 REFUSED = {
-    "DDIMScheduler": "it steps back by T // K whatever the times are: DPMSolverMultistepScheduler of order 1 is DDIM",
     "LMSDiscreteScheduler": "its coefficients come from other times than those it is given",
     "KDPM2DiscreteScheduler": "it interpolates noise levels of its own between the times",
     "KDPM2AncestralDiscreteScheduler": "it interpolates noise levels of its own between the times",
@@ -154,10 +154,20 @@ def _methods(stock: Any, schedule: Schedule) -> dict[str, Callable[..., Any]]:
 
     @functools.wraps(stock.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if stock.__name__ == STEPS_BACK:
+            at = int(kwargs["timestep"] if "timestep" in kwargs else args[1])
+            self.num_inference_steps = _Distance(at - schedule.after(at))
         # Pipelines that are made for one scheduler pass its arguments to any.
         return stock.step(self, *args, **{key: value for key, value in kwargs.items() if key in accepted})
 
     return {"set_timesteps": set_timesteps, "step": step}
+
+
+class _Distance(int):
+    """A number of steps K such that T // K is the distance to the next time, for a class that computes it so."""
+
+    def __rfloordiv__(self, total: int) -> int:
+        return int(self)
 
 
 def _install(stock: Any, scheduler: Any, schedule: Schedule, device: Any) -> None:
@@ -169,6 +179,10 @@ def _install(stock: Any, scheduler: Any, schedule: Schedule, device: Any) -> Non
         return
     if name in TAKES_TIMESTEPS and schedule.sigmas is None:
         stock.set_timesteps(scheduler, device=device, timesteps=times)
+        return
+    if name == STEPS_BACK:
+        stock.set_timesteps(scheduler, len(times), device=device)
+        scheduler.timesteps = torch.tensor(times, dtype=torch.int64).to(device)
         return
     stock.set_timesteps(scheduler, len(times), device=device)  # the layout, the counters and the last noise level
     if schedule.sigmas is None:

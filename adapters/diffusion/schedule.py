@@ -59,6 +59,11 @@ class Schedule:
         """How many steps the sampler takes."""
         return len(self.times)
 
+    def after(self, time: float) -> float:
+        """The time that follows; -1 after the last."""
+        place = self.times.index(time) + 1
+        return self.times[place] if place < self.steps else -1
+
     def to_json(self) -> dict[str, Any]:
         name = "timesteps" if self.sigmas is None else "sigmas"
         return {

@@ -25,7 +25,7 @@ from .source import Source, source_of
 
 METHODS = ("bayes", "random", "autodiffusion", "usf")
 SECOND = ("calls", "latency")
-FIRST = ("quadratic", "exponential_inner", "karras_inner", "align_sdxl", "trailing", "flow_1", "flow_3")  # tried first
+FIRST = ("quadratic", "exponential_inner", "leading", "karras_inner", "align_sdxl", "trailing", "flow_1", "flow_3")
 OTHER_NOISE = 1  # added to the noise seed for the confirmation
 
 

@@ -67,7 +67,8 @@ class Choices:
 
     ``steps`` is a number, or a range (fewest, most) that is searched along with a curve of times. ``flow``: times are
     the noise levels of flow matching. ``solvers`` are names of `SOLVERS`. ``stochastic`` allows solvers that draw noise
-    at every step. ``guidance`` and ``eta`` are ranges of the pipeline's arguments guidance_scale and eta.
+    at every step. ``guidance`` is a range of the pipeline's argument guidance_scale, ``eta`` one of the noise that DDIM
+    adds at every step (0: none, 1: as DDPM).
     """
 
     steps: int | tuple[int, int]
@@ -89,6 +90,8 @@ class Choices:
                 raise InvalidInput("solvers", f"names among {', '.join(known)}", name)
         if not isinstance(self.steps, int) and not 1 < self.steps[0] < self.steps[1]:
             raise InvalidInput("steps", "a number, or the fewest (at least 2) and the most", list(self.steps))
+        if self.eta is not None and "ddim" not in self.solvers:
+            raise InvalidInput("eta", "none, without the solver ddim", list(self.eta))
         if not 0.0 <= self.low < self.high <= 1.0:
             raise InvalidInput("low", "0 <= low < high <= 1, parts of the training times", [self.low, self.high])
 
@@ -118,9 +121,10 @@ class Choices:
         if (condition := self._where("corrector")) is not None and isinstance(self.steps, int):
             each = range(1, self.steps) if self.steps <= CORRECTED else ()
             found |= {f"corrector_{i}": Bool(active_if=condition or None) for i in each}
-        for name, limits in (("guidance", self.guidance), ("eta", self.eta)):
-            if limits is not None:
-                found[name] = Float(*limits)
+        if self.guidance is not None:
+            found["guidance"] = Float(*self.guidance)
+        if self.eta is not None:
+            found["eta"] = Float(*self.eta, active_if="solver == 'ddim'" if len(self.solvers) > 1 else None)
         return Space(found)
 
     def _where(self, setting: str) -> str | None:
@@ -134,6 +138,8 @@ class Choices:
     def schedule(self, params: Mapping[str, Any], provenance: Mapping[str, Any] | None = None) -> Schedule:
         """The schedule of a configuration."""
         solver = SOLVERS[params["solver"]]
+        if "eta" in params:  # of which DDIM's own class knows alone
+            solver = Solver("DDIMScheduler")
         config = dict(solver.fixed)
         for name in solver.sets:
             if name in _SETTINGS:
