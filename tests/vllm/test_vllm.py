@@ -109,6 +109,29 @@ def test_streams_have_vllms_own_fields(gateway: str):
     assert shape(decided[-1]["usage"]) == shape(plain[-1]["usage"])
 
 
+@pytest.mark.parametrize("more", [{}, {"stream_options": {"include_usage": True}}, {"logprobs": True}])
+def test_one_draw_is_streamed_as_vllm_streams_it(gateway: str, more: dict[str, Any]):
+    def chunks(url: str, model: str) -> list[dict[str, Any]]:
+        text = ask(url, model, stream=True, temperature=0, **more).text
+        assert text.endswith("data: [DONE]\n\n")
+        return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+
+    plain, ours = chunks(VLLM, "tiny"), chunks(gateway, "tiny:optscale")
+    record = ours[-1].pop("optscale")
+    assert record["samples"]["issued"] == 1
+    text = ["".join(c["choices"][0]["delta"].get("content") or "" for c in s if c["choices"]) for s in (plain, ours)]
+    assert text[0] == text[1]
+    assert len(ours) > len(text[0]) // 2, "it came in pieces"
+    for mine, theirs in ((ours[0], plain[0]), (ours[1], plain[1]), (ours[-1], plain[-1])):
+        assert set(mine) - {"usage"} <= set(theirs)
+    if "stream_options" in more:
+        assert shape(ours[-1]["usage"]) == shape(plain[-1]["usage"])
+        assert ours[-1]["usage"]["completion_tokens"] == plain[-1]["usage"]["completion_tokens"]
+    else:
+        assert ours[-1]["choices"][0]["finish_reason"] == plain[-1]["choices"][0]["finish_reason"] == "stop"
+        assert bool(ours[1]["choices"][0]["logprobs"]) == bool(plain[1]["choices"][0]["logprobs"])
+
+
 def test_a_plain_model_is_passed_through(gateway: str):
     direct, through = ask(VLLM, temperature=0).json(), ask(gateway, temperature=0).json()
     for answer in (direct, through):
