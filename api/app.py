@@ -281,13 +281,13 @@ def _describe_access(route: str, operation: dict[str, Any]) -> None:
 # --- running it -------------------------------------------------------------------------------------------------------
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
     """Run the service until it is told to stop. Prints its address, and a line when it is ready.
 
-    Raises InvalidInput for an address that others reach, while there are no keys.
+    ``worker`` starts an engine worker. Raises InvalidInput for an address that others reach, while there are no keys.
     """
     logs.configure(settings)
-    app = create_app(settings)
+    app = create_app(settings, worker=worker)
     ring: KeyRing = app.state.parts.keys
     migrate(ring.store.database)
     _check_exposure(settings, ring)

@@ -38,9 +38,11 @@ def hartmann(parameters: dict[str, float]) -> float:
 class Served:
     """A running service; `start` it again after `kill`, on the same port and database."""
 
-    def __init__(self, folder: Path, *flags: str, database: str | None = None) -> None:
+    def __init__(self, folder: Path, *flags: str, database: str | None = None, program: str | None = None) -> None:
+        """On a database in ``folder`` unless told otherwise; ``program`` is Python that takes its port and address."""
         self.database = database or f"sqlite:///{folder / 'suffice.db'}"
         self.flags = flags
+        self._program = program
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = (folder / f"service-{self.port}.log").open("a")
@@ -48,10 +50,10 @@ class Served:
     def start(self) -> float:
         """Seconds until it takes requests."""
         began = time.perf_counter()
-        command = [sys.executable, "-m", "suffice.api.cli", "serve", "--port", str(self.port), *self.flags]
-        self.process = subprocess.Popen(
-            [*command, "--database", self.database], stdout=subprocess.PIPE, stderr=self.log, text=True
-        )
+        serve = ["-m", "suffice.api.cli", "serve", "--port", str(self.port), *self.flags, "--database", self.database]
+        own = None if self._program is None else ["-c", self._program, str(self.port), self.database]
+        command = [sys.executable, *(own or serve)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         assert self.process.stdout is not None
         lines = [self.process.stdout.readline(), self.process.stdout.readline()]
         if lines[1] != "ready\n":
