@@ -48,6 +48,7 @@ NAMES = {
     "bayes": "Suffice",
     "bayes, levels": "Suffice, 32 to 256 images",
 }
+COLORS = dict(zip(METHODS, ("#999999", "#d95f02", "#e6ab02", "#1b6ca8", "#66a61e"), strict=True))
 TRIALS, IMAGES, LEVELS = 60, 256, (32, 64, 128, 256)
 CONFIRM, CONFIRM_IMAGES = 8, 512
 FRESH, FRESH_IMAGES = (1_000_000, 1_000_001), 1024
@@ -286,14 +287,13 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
 
     settings = [s for s in SETTINGS if cells(rows, s, "bayes")]
     fig, axes = plt.subplots(1, len(settings), figsize=(3.6 * len(settings), 3.4), squeeze=False, layout="constrained")
-    colors = dict(zip(METHODS, ("#999999", "#d95f02", "#e6ab02", "#1b6ca8", "#66a61e"), strict=True))
     for axis, setting in zip(axes[0], settings, strict=True):
         at = np.arange(IMAGES, TRIALS * IMAGES + 1, IMAGES)
         for method in METHODS:
             curves = [r["curve"] for r in cells(rows, setting, method)]
             if curves:
                 lines = np.array([[min([v for n, v in c if n <= x], default=np.nan) for x in at] for c in curves])
-                axis.plot(at / IMAGES, np.nanmean(lines, axis=0), color=colors[method], label=NAMES[method], lw=1.6)
+                axis.plot(at / IMAGES, np.nanmean(lines, axis=0), color=COLORS[method], label=NAMES[method], lw=1.6)
         axis.set(title=setting, xlabel="images / 256", yscale="log")
         axis.grid(True, which="both", lw=0.3, alpha=0.5)
     axes[0][0].set_ylabel("Fréchet distance, best so far")

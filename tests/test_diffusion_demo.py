@@ -1,0 +1,49 @@
+"""`make demo-diffusion` and `make bench-diffusion`, small: they search, compare, draw and report."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("diffusers")
+
+from benchmarks import diffusion
+from benchmarks.demo_diffusion import main
+
+from suffice.adapters.diffusion import Schedule
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # how diffusers turns tensors into arrays
+PNG = b"\x89PNG"
+
+
+def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--out", str(tmp_path), "--trials", "8", "--images", "16", "--steps", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "diffusion.png").read_bytes().startswith(PNG)
+    assert Schedule.load(tmp_path / "schedule.json").steps == 3
+    for name, distance in json.loads((tmp_path / "diffusion.json").read_text())["distances"].items():
+        assert f"{distance:7.2f}  {name}" in printed
+
+
+def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(diffusion, "SETTINGS", {"tiny": (2, ("ddim",))})
+    monkeypatch.setattr(diffusion, "IMAGES", 16)
+    monkeypatch.setattr(diffusion, "LEVELS", (8, 16))
+    monkeypatch.setattr(diffusion, "CONFIRM_IMAGES", 16)
+    monkeypatch.setattr(diffusion, "FRESH_IMAGES", 16)
+    monkeypatch.setattr(diffusion, "TRIALS", 6)
+    monkeypatch.setattr(diffusion, "METHODS", ("autodiffusion", "bayes", "bayes, levels"))
+    results, figure = tmp_path / "results.jsonl", tmp_path / "figure.png"
+    diffusion.run(1, results, None, -1)
+    rows = diffusion.read(results)
+    assert {row["method"] for row in rows} == {"reference", *diffusion.METHODS}
+    diffusion.run(1, results, None, -1)  # nothing is run twice
+    assert diffusion.read(results) == rows
+    levels = next(row for row in rows if row["method"] == "bayes, levels")
+    assert 5 * 16 <= levels["images"] <= 6 * 16
+    assert levels["curve"][-1][0] == levels["images"]
+    diffusion.figure(rows, figure)
+    assert figure.read_bytes().startswith(PNG)
+    lines = list(diffusion.tables(rows))
+    assert all(line.count("|") == lines[0].count("|") for line in lines[:7])
+    assert any("evolution (AutoDiffusion)" in line for line in lines)
