@@ -270,7 +270,8 @@ def _describe_problems(app: FastAPI) -> None:
 def _describe_access(route: str, operation: dict[str, Any]) -> None:
     """The role that a route takes, and what any route may answer besides."""
     statuses = (403, 413) if route in PUBLIC else (401, 403, 413, 429)
-    more = (400,) if "requestBody" in operation else ()
+    body, given = "requestBody" in operation, operation.get("parameters")
+    more = (400, 422) if body else (422,) if given else ()
     for status, answer in errors.problems(*more, *statuses, 503).items():
         operation["responses"].setdefault(str(status), answer)
     if route not in PUBLIC:

@@ -103,6 +103,7 @@ def serve(args: argparse.Namespace) -> int:
     """Run the service, or the gateway alone, until it is interrupted."""
     try:
         from pydantic import ValidationError
+        from sqlalchemy.exc import DatabaseError
 
         from suffice.optimizer import InvalidInput
 
@@ -128,12 +129,17 @@ def serve(args: argparse.Namespace) -> int:
     except InvalidInput as error:
         print(f"suffice {args.command}: {error}", file=sys.stderr)
         return 2
+    except DatabaseError as error:
+        print(f"suffice {args.command}: the database cannot be used: {error.orig}", file=sys.stderr)
+        return 1
     return 0
 
 
 def administrate(args: argparse.Namespace) -> int:
     """Run a command on the database itself."""
     try:
+        from sqlalchemy.exc import DatabaseError
+
         from suffice.optimizer import Conflict, NotFound, SufficeError
 
         from . import administration
@@ -145,6 +151,9 @@ def administrate(args: argparse.Namespace) -> int:
     except SufficeError as error:
         print(f"suffice {args.command}: {error}", file=sys.stderr)
         return 3 if isinstance(error, NotFound) else 4 if isinstance(error, Conflict) else 2
+    except DatabaseError as error:
+        print(f"suffice {args.command}: the database cannot be used: {error.orig}", file=sys.stderr)
+        return 1
 
 
 def version() -> str:

@@ -11,6 +11,7 @@ other. A reading one sees one snapshot (REPEATABLE READ), as SQLite's readers do
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,17 @@ EXPECTED = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
 BUSY_SECONDS = 30.0
 POSTGRESQL_CONNECTIONS = 10  # of one replica, at most; each of its engine workers needs one more
 MIGRATION_LOCK = 0x5FF1CE  # an advisory lock: replicas that start together migrate one after the other
+
+
+class Damaged(Exception):
+    """A record that cannot be read. The others can: a backup, or deleting what it belongs to, mends it."""
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise Damaged(f"a record of the database is damaged ({error}): restore a backup, or delete it") from None
 
 
 class Database:
@@ -82,7 +94,7 @@ def connect(url: str) -> Engine:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InvalidInput("database", "a database file: the service and its engine workers share it", str(url))
-    engine = create_engine(url, pool_size=20, max_overflow=30)
+    engine = create_engine(url, pool_size=20, max_overflow=30, json_deserializer=_read_json)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -114,11 +126,16 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def migrate(database: Database) -> None:
-    """Bring the tables to the newest revision; nothing to do is found out without loading Alembic."""
+    """Bring the tables to the newest revision; nothing to do is found out without loading Alembic.
+
+    Raises InvalidInput for tables of a newer version.
+    """
     with database.engine.connect() as connection:
-        if revision(connection) == HEAD:
-            return
-    upgrade(database)
+        found = revision(connection)
+    if found is not None and found > HEAD:
+        raise InvalidInput("database", f"one of revision {HEAD} or before: a newer version of Suffice made this", found)
+    if found != HEAD:
+        upgrade(database)
 
 
 def upgrade(database: Database, to: str = HEAD) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 
@@ -31,6 +31,7 @@ from suffice.optimizer import Conflict, InvalidInput, NotFound, SufficeError
 from suffice.optimizer.errors import Problem
 
 from .access import Forbidden, Unauthorized
+from .database import Damaged
 from .wire import FieldProblem, ProblemOut
 
 MAX_PROBLEMS = 100  # reported per answer
@@ -38,6 +39,17 @@ ALTERNATIVES = ("str", "bool", "int", "float", "[key]")  # how Pydantic names th
 KINDS = ("literal[", "constrained-", "dict[", "list[", "union[")  # and those that have parts of their own
 log = logging.getLogger("suffice.api")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="suffice"'}
+FULL = "the disk is full, nothing was changed"
+NO_DISK = "the disk cannot be read or written"
+READ_ONLY = "the database is read-only, nothing was changed"
+BROKEN = "the database file is damaged: restore a backup (suffice restore)"
+# What a database says of its troubles; the status and detail of the answer, and when to come back.
+TROUBLES: tuple[tuple[tuple[str, ...], int, str, int], ...] = (
+    (("disk is full", "No space left", "could not extend file"), 503, FULL, 30),
+    (("disk I/O error",), 503, NO_DISK, 30),
+    (("readonly database", "read-only transaction"), 503, READ_ONLY, 30),
+    (("malformed", "not a database", "corrupt"), 500, BROKEN, 0),
+)
 LEASE_LOST = "urn:suffice:lease-lost"
 
 
@@ -98,6 +110,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(OperationalError, _database)
+    app.add_exception_handler(DatabaseError, _database)
+    app.add_exception_handler(Damaged, _damaged)
     app.add_exception_handler(NoConnection, _database)
     app.add_exception_handler(Exception, _unforeseen)
 
@@ -173,9 +187,24 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database(_request: Request, error: Exception) -> JSONResponse:
-    """It is restarting, out of reach, or locked. What was asked for may have been done all the same: repeat it."""
-    log.warning("the database did not answer: %s", error)
-    return problem(503, "the database cannot be reached now", headers={"Retry-After": "1"})
+    """It is full, damaged, restarting, out of reach or locked. In the last three cases repeat the request: it may have
+    been done all the same, and answers a repetition as it would have answered the first time.
+    """
+    said = str(getattr(error, "orig", error))
+    found = next((one for one in TROUBLES if any(word in said for word in one[0])), None)
+    if found is None and not isinstance(error, OperationalError | NoConnection):
+        raise error  # no trouble of the database's: ours
+    if found is None:
+        log.warning("the database did not answer: %s", said)
+        return problem(503, "the database cannot be reached now", headers={"Retry-After": "1"})
+    _, status, detail, retry_after = found
+    log.error("%s: %s", detail, said)
+    return problem(status, detail, headers={"Retry-After": str(retry_after)} if status == 503 else None)
+
+
+async def _damaged(_request: Request, error: Exception) -> JSONResponse:
+    log.error("a record of the database cannot be read: %s", error)
+    return problem(500, str(error))
 
 
 async def _unforeseen(request: Request, _error: Exception) -> JSONResponse:

@@ -54,7 +54,7 @@ class Life(RuleBasedStateMachine):
 
     @property
     def now(self) -> datetime:
-        return self.bench.clock()
+        return self.bench.clock.time
 
     def sweep(self) -> None:
         for trial in self.expected:
