@@ -18,6 +18,7 @@ from suffice.adapters.diffusion import (  # noqa: E402
     Evaluation,
     Frechet,
     Reference,
+    Reward,
     Schedule,
     apply_schedule,
     plain_arguments,
@@ -369,6 +370,38 @@ def test_quality_against_calls_is_a_front(pipeline: Any, evaluation: Evaluation)
     values = [c.value for c in found.front]
     assert calls == sorted(set(calls))
     assert values == sorted(values, reverse=True)
+
+
+def test_guidance_and_labels_of_a_latent_pipeline() -> None:
+    """A transformer on latents with class labels, guidance and a decoder, tiny and untrained."""
+    torch.manual_seed(0)
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=8, num_layers=1, sample_size=4,
+        patch_size=2, num_embeds_ada_norm=1000, norm_num_groups=4,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4, sample_size=8)
+    pipeline = diffusers.DiTPipeline(transformer.eval(), vae.eval(), diffusers.DDIMScheduler())
+    labels = [3, 14, 15]
+
+    def contrast(images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).std(1)
+
+    found = search_schedule(
+        pipeline, 2, quality=Reward(contrast), solvers=["unipc"], trials=7, images=4, confirm=2, guidance=(1.0, 6.0),
+        each={"class_labels": labels}, progress=False, first=("trailing",),
+    )  # fmt: skip
+    assert 1.0 <= found.schedule.arguments["guidance_scale"] <= 6.0
+    assert found.best.other_value == max(c.other_value for c in found.confirmed)
+    judge = Evaluation(pipeline, Reward(contrast), each={"class_labels": labels})
+    one = judge.make(found.schedule, 4, seed=5)
+    assert one.images.shape == (4, 3, 4, 4)
+    assert not torch.equal(one.images, judge.make(found.schedule, 4, seed=5, guidance_scale=20.0).images)
+    other = Evaluation(pipeline, Reward(contrast), each={"class_labels": [14]})
+    assert torch.allclose(other.make(found.schedule, 2, seed=5).images[1], one.images[1], atol=1e-5)
+    with pytest.raises(InvalidInput, match="does not scale its noise"):
+        search_schedule(pipeline, 2, quality=Reward(contrast), solvers=["euler"], trials=1, progress=False)
+    with pytest.raises(InvalidInput, match="arguments of DiTPipeline"):
+        Evaluation(pipeline, Reward(contrast), each={"prompt": ["a"]}).make(None, 1)
 
 
 @pytest.mark.parametrize("method", ["random", "autodiffusion", "usf"])
