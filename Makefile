@@ -10,7 +10,7 @@ POOLS ?= benchmarks/pools
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-diffusion bench-load chaos bench-env gateways-env docs notebooks format clean
+.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-diffusion bench-load chaos fuzz bench-env gateways-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -65,6 +65,9 @@ bench-load: $(BENCH)/.peers  ## tells and asks per second on SQLite and PostgreS
 
 chaos: $(VENV)/.dev         ## kill processes at random over 20,000 tells: is anything lost? (ARGS="--database postgresql")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+fuzz: $(VENV)/.dev         ## send the service what its OpenAPI document allows, and what it does not (ARGS="--cases 10000")
+	$(BIN)/python -m benchmarks.fuzz $(ARGS)
 
 bench-env: $(BENCH)/.peers $(BENCH)-hebo/.peers  ## the peers' environments; HEBO has one of its own
 
