@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from .answers import Answers, Counts, PerPrompt, vote_posterior
+from .answers import FLAT, Answers, Counts, PerPrompt, TypePrior, vote_posterior
 from .drift import DriftModel, Stopped
 from .errors import InvalidInput
 from .gain import GainTable, Walk, features
@@ -25,6 +25,7 @@ from .logit import fit as logistic
 from .lookahead import HORIZON
 from .picks import PICKS, member
 from .pool import Pool, Traces, shuffled, traces
+from .prompts import PromptModel
 from .replay import Outcome, replay, run
 from .scores import ScoreModel
 from .stopping import Enough, Evidence, Rule, Suffice, positive, whole
@@ -78,7 +79,8 @@ def confidence_features(p: PerPrompt, answers: Answers) -> Float64[np.ndarray, "
 class Calibration:
     """What was learned from ``prompts`` labelled prompts, for at most ``max_samples`` answers each.
 
-    ``ways`` says for each of PRICES how to pick and stop. Without scores in the pool, ``model`` and ``drift`` are None.
+    ``ways`` says for each of PRICES how to pick and stop. Without scores in the pool, ``model`` and ``drift`` are None;
+    ``prompt_model`` is there where every prompt has features.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Calibration:
     trust: Mapping[str, Trust]
     ways: tuple[str, ...]
     drift: DriftModel | None
+    prompt_model: PromptModel | None = None
 
     @classmethod
     def fit(
@@ -107,17 +110,18 @@ class Calibration:
         scored = pool.scored
         model = ScoreModel.fit(parts, quality=quality) if scored else None
         gains = {} if model is None else _gains(parts, model)
-        bare = cls(name, version, max_samples, len(pool.prompts), quality, model, gains, {}, (VOTES,), None)
+        prompts = None if quality or not pool.featured else prompt_model(pool)
+        bare = cls(name, version, max_samples, len(pool.prompts), quality, model, gains, {}, (VOTES,), None, prompts)
         return bare._cross_fitted(pool, orders, seed)
 
     # --- use ---
 
-    def rule(self, price: float, *, scores: bool = True) -> Rule:
-        """The rule at ``price`` an answer; without ``scores``, by votes alone."""
+    def rule(self, price: float, *, scores: bool = True, prior: TypePrior = FLAT) -> Rule:
+        """The rule at ``price`` an answer, for prompts of that prior; without ``scores``, by votes alone."""
         way = self.way(price) if scores else VOTES
         if way == VOTES:
-            return Suffice(price)
-        return Calibrated(self, way, price)
+            return Suffice(price, prior)
+        return Calibrated(self, way, price, prior)
 
     def way(self, price: float) -> str:
         """How to pick and stop at ``price``."""
@@ -125,9 +129,22 @@ class Calibration:
             return self.ways[0]
         return self.ways[int(np.abs(np.log(np.array(PRICES) / max(price, 1e-12))).argmin())]
 
-    def probabilities(self, answers: Answers, way: str) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
+    def prior(self, features: Sequence[float] | None) -> TypePrior:
+        """The prior over types of a prompt with these features; flat without features, or where they tell nothing.
+
+        Raises InvalidInput for features unlike those of the pool.
+        """
+        if features is None:
+            return FLAT
+        if self.prompt_model is None:
+            raise InvalidInput("features", "none: the calibration's pool has none, or not of every prompt", features)
+        return self.prompt_model.priors(np.array([features], dtype=float))[0]
+
+    def probabilities(
+        self, answers: Answers, way: str, prior: TypePrior = FLAT
+    ) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
         """P(this cluster is right), as calibrated for the one that is picked, and P(none seen is right)."""
-        p, none = self._stated(answers, way)
+        p, none = self._stated(answers, way, prior)
         position = self.position(answers, way, p)
         if way not in self.trust:
             return p, none
@@ -158,11 +175,13 @@ class Calibration:
             return member(answers, p.argmax(1))
         return PICKS["majority" if way == VOTES else way](answers)
 
-    def _stated(self, answers: Answers, way: str) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
+    def _stated(
+        self, answers: Answers, way: str, prior: TypePrior = FLAT
+    ) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
         if self.model is None or way == VOTES:
-            posterior = vote_posterior(max(answers.n, HORIZON))
+            posterior = vote_posterior(max(answers.n, HORIZON), prior)
             return posterior.probabilities(answers.votes, answers.failed.sum(1))
-        return self.model.probabilities(answers)
+        return self.model.probabilities(answers, prior)
 
     # --- cross-fitting ---
 
@@ -182,13 +201,14 @@ class Calibration:
                 model = ScoreModel.fit(parts, quality=self.quality)
                 other = replace(self, model=model, gains=_gains(parts, model))
             unseen.append((other, there))
+            priors = self._unseen_priors(pool, judge)
             for way in ways:
                 rules = [Suffice(p) if way == VOTES else Calibrated(other, way, p) for p in PRICES]
                 if len(ways) > 1:
                     outcomes = replay(there, rules, self.max_samples, orders, seed + 1)
                     value[ways.index(way), :, judge] = _net(outcomes).T
                 stated[way].extend(
-                    _stated(other, way, part) for part in traces(there, self.max_samples, CHECKED, seed + 1)
+                    _stated(other, way, part, priors) for part in traces(there, self.max_samples, CHECKED, seed + 1)
                 )
         chosen = tuple(ways[i] for i in _best(value)) if len(ways) > 1 else ways
         trust: dict[str, Trust] = {}
@@ -198,6 +218,13 @@ class Calibration:
         gains = {way: table for way, table in self.gains.items() if way in chosen}
         drift = None if self.quality or set(chosen) == {VOTES} else self._watching(chosen, unseen, seed)
         return replace(self, ways=chosen, trust=trust, gains=gains, drift=drift)
+
+    def _unseen_priors(self, pool: Pool, judge: np.ndarray) -> list[TypePrior]:
+        """The prior of each judged prompt, from features of the others; flat where they tell nothing."""
+        if self.prompt_model is None or self.prompt_model.mean is None:
+            return [FLAT] * int(judge.sum())
+        X = np.stack([p.features for p in pool.only(judge).prompts if p.features is not None])
+        return prompt_model(pool.only(~judge)).priors(X)
 
     def _watching(
         self, ways: tuple[str, ...], unseen: Sequence[tuple[Calibration, Pool]], seed: int
@@ -236,6 +263,7 @@ class Calibration:
             "trust": {way: trust.weights.tolist() for way, trust in self.trust.items()},
             "ways": list(self.ways),
             "drift": None if self.drift is None else self.drift.to_json(),
+            "prompt_model": None if self.prompt_model is None else self.prompt_model.to_json(),
         }
 
     @classmethod
@@ -256,6 +284,7 @@ class Calibration:
             trust={way: Trust(np.array(weights)) for way, weights in document["trust"].items()},
             ways=tuple(document["ways"]),
             drift=None if drift is None or model is None else DriftModel.from_json(drift, model.curve),
+            prompt_model=None if (found := document["prompt_model"]) is None else PromptModel.from_json(found),
         )
 
 
@@ -268,13 +297,14 @@ class Calibrated(Rule):
     calibration: Calibration
     way: str = POSTERIOR
     price: float = 0.01
+    prior: TypePrior = FLAT
 
     def __post_init__(self) -> None:
         positive("price", self.price)
 
     @property
     def pick(self) -> str:
-        return self.way if self.way != POSTERIOR else f"{POSTERIOR} {id(self.calibration)}"
+        return self.way if self.way != POSTERIOR else f"{POSTERIOR} {id(self.calibration)} {id(self.prior)}"
 
     @property
     def scored(self) -> bool:
@@ -285,17 +315,17 @@ class Calibrated(Rule):
         return {"price": self.price, "way": self.way, "calibration": self.calibration.name}
 
     def watches(self) -> tuple[Any, ...]:
-        return (self.name, id(self.calibration), self.way)
+        return (self.name, id(self.calibration), self.way, self.prior)
 
     def choose(self, answers: Answers) -> Counts:
-        p, _ = self.calibration._stated(answers, self.way)
+        p, _ = self.calibration._stated(answers, self.way, self.prior)
         return self.calibration.position(answers, self.way, p)
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
         """The gain per answer, and the largest gain, of drawing on."""
         c = self.calibration
         assert c.model is not None
-        p, none = c._stated(answers, self.way)
+        p, none = c._stated(answers, self.way, self.prior)
         x = features(answers, c.model, p, none, c.position(answers, self.way, p))
         index, most = c.gains[self.way].per_answer(x, min(cap, c.max_samples) - answers.n)
         return np.column_stack([np.maximum(index, LEAST), most])
@@ -304,7 +334,14 @@ class Calibrated(Rule):
         return evidence[:, 0] <= self.price
 
     def sweep(self, cap: int) -> Sequence[Rule]:
-        return [self.calibration.rule(price) for price in PRICES]
+        return [self.calibration.rule(price, prior=self.prior) for price in PRICES]
+
+
+def prompt_model(pool: Pool) -> PromptModel:
+    """What features of prompts tell of their solve rates."""
+    X = np.stack([p.features for p in pool.prompts if p.features is not None])
+    right = np.array([p.truth.sum() for p in pool.prompts])
+    return PromptModel.fit(X, right, np.array([float(p.n) for p in pool.prompts]))
 
 
 def _gains(parts: Sequence[Traces], model: ScoreModel) -> dict[str, GainTable]:
@@ -346,18 +383,23 @@ def _best(value: Float64[np.ndarray, "w p m"]) -> list[int]:
 
 
 def _stated(
-    calibration: Calibration, way: str, part: Traces
+    calibration: Calibration, way: str, part: Traces, priors: Sequence[TypePrior]
 ) -> tuple[Float64[np.ndarray, "m f"], Float64[np.ndarray, " m"]]:
-    """Features of the confidence in picks after 1, 2, ... answers, and whether they are right."""
+    """Features of the confidence in picks after 1, 2, ... answers, and whether they are right.
+
+    ``priors`` are those of the prompts of the pool that ``part`` comes from.
+    """
     features: list[np.ndarray] = []
     truth: list[np.ndarray] = []
-    rows = np.arange(len(part.prompt))
-    for n in sorted({round(x) for x in np.geomspace(1, part.cap, 8)}):
-        answers = part.answers.first(n)
-        p, _ = calibration._stated(answers, way)
-        position = calibration.position(answers, way, p)
-        there = position >= 0
-        cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
-        features.append(confidence_features(p[rows, cluster], answers)[there])
-        truth.append(part.truth[rows, np.maximum(position, 0)][there])
+    for prior in dict.fromkeys(priors):
+        those = part.rows(np.flatnonzero([priors[i] == prior for i in part.prompt]))
+        rows = np.arange(len(those.prompt))
+        for n in sorted({round(x) for x in np.geomspace(1, part.cap, 8)}) if len(rows) else ():
+            answers = those.answers.first(n)
+            p, _ = calibration._stated(answers, way, prior)
+            position = calibration.position(answers, way, p)
+            there = position >= 0
+            cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
+            features.append(confidence_features(p[rows, cluster], answers)[there])
+            truth.append(those.truth[rows, np.maximum(position, 0)][there])
     return np.concatenate(features), np.concatenate(truth)

@@ -62,6 +62,8 @@ class Pool:
         prompts = [_recorded(e, f"prompts[{i}]", score, answered) for i, e in enumerate(entries)]
         if not prompts:
             raise InvalidInput("prompts", "at least one prompt", [])
+        if len({len(p.features) for p in prompts if p.features is not None}) > 1:
+            raise InvalidInput("prompts.features", "as many numbers for each prompt", "different lengths")
         return cls(tuple(prompts), str(document.get("source", "")))
 
     def only(self, kept: Sequence[bool] | np.ndarray) -> Pool:
@@ -74,6 +76,11 @@ class Pool:
         return any(not np.isnan(p.scores).all() for p in self.prompts)
 
     @property
+    def featured(self) -> bool:
+        """Whether every prompt has features."""
+        return all(p.features is not None for p in self.prompts)
+
+    @property
     def all_scored(self) -> bool:
         """Whether every answer that is no failure has a score."""
         return not any(np.isnan(p.scores[p.clusters >= 0]).any() for p in self.prompts)
@@ -84,7 +91,6 @@ def _recorded(entry: Any, where: str, score: str, answered: bool) -> Recorded:
         raise InvalidInput(where, "an object with an id and at least one sample", entry)
     samples = entry["samples"]
     raw = [s.get("answer") for s in samples] if answered else list(range(len(samples)))
-    features = entry.get("features")
     return Recorded(
         id=str(entry["id"]),
         group=str(entry.get("group", "")),
@@ -92,8 +98,18 @@ def _recorded(entry: Any, where: str, score: str, answered: bool) -> Recorded:
         truth=np.array([_truth(s, f"{where}.samples[{i}]") for i, s in enumerate(samples)]),
         scores=np.array([_number(s, score, f"{where}.samples[{i}]") for i, s in enumerate(samples)]),
         tokens=np.array([_number(s, "tokens", f"{where}.samples[{i}]") for i, s in enumerate(samples)]),
-        features=None if features is None else np.array(features, dtype=float),
+        features=_features(entry.get("features"), where),
     )
+
+
+def _features(values: Any, where: str) -> Float64[np.ndarray, " d"] | None:
+    if values is None:
+        return None
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        raise InvalidInput(f"{where}.features", "a list of numbers", values)
+    for i, value in enumerate(values):
+        finite(f"{where}.features[{i}]", value)
+    return np.array(values, dtype=float)
 
 
 def _truth(sample: Mapping[str, Any], where: str) -> float:

@@ -352,7 +352,7 @@ class Sampling:
         """How the calibration picks and stops at the present price; None: by votes alone."""
         if self.calibration is None:
             return None
-        found = self.calibration.rule(self.cost or PRICES_FROM, scores=self.scores)
+        found = self.calibration.rule(self.cost or PRICES_FROM, scores=self.scores, prior=self.prior)
         return None if isinstance(found, Suffice) else cast("Calibrated", found)
 
     def _outlook(self, answers: Answers, votes: Votes) -> Outlook:
@@ -423,7 +423,7 @@ class Sampling:
             return np.zeros(0), 1.0
         if self.calibration is not None:
             way = self._way
-            p, none = self.calibration.probabilities(answers, VOTES if way is None else way.way)
+            p, none = self.calibration.probabilities(answers, VOTES if way is None else way.way, self.prior)
         else:
             posterior = vote_posterior(max(answers.n, min(self.max_samples, HORIZON)), self.prior)
             p, none = posterior.probabilities(answers.votes, answers.failed.sum(1))

@@ -24,7 +24,7 @@ from jaxtyping import Float64
 from scipy.optimize import isotonic_regression
 from scipy.special import ndtri
 
-from .answers import Answers, PerPrompt, vote_posterior
+from .answers import FLAT, Answers, PerPrompt, TypePrior, vote_posterior
 from .logit import Choices, fit
 from .lookahead import HORIZON
 from .pool import Traces
@@ -110,13 +110,13 @@ class ScoreModel:
         weights = [fit(batches, shared, RANGE_RIDGE) if batches else shared for batches in ranges]
         return cls(curve, tuple(weights), quality)
 
-    def probabilities(self, answers: Answers) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
-        """P(this cluster is right) and P(none seen is right)."""
+    def probabilities(self, answers: Answers, prior: TypePrior = FLAT) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
+        """P(this cluster is right) and P(none seen is right); the prior over types changes what votes say."""
         if self.quality:
             value = np.where(answers.failed, 0.0, self.curve(answers.scores))
             return np.where(answers.one_hot, value[:, :, None], 0.0).max(1), np.zeros(len(value))
         weights = self.weights[bisect_right(FROM, answers.n) - 1]
-        p = np.exp(choices(answers, self.curve).log_probabilities(weights))
+        p = np.exp(choices(answers, self.curve, prior=prior).log_probabilities(weights))
         return p[:, :-1], p[:, -1]
 
     def to_json(self) -> dict[str, Any]:
@@ -135,9 +135,11 @@ class ScoreModel:
         )
 
 
-def choices(answers: Answers, curve: ScoreCurve, truth: Float64[np.ndarray, "r n"] | None = None) -> Choices:
+def choices(
+    answers: Answers, curve: ScoreCurve, truth: Float64[np.ndarray, "r n"] | None = None, prior: TypePrior = FLAT
+) -> Choices:
     """Clusters and "none" as alternatives; with ``truth``, the share that each is right."""
-    right, none = vote_posterior(max(answers.n, HORIZON)).weights(answers.votes, answers.failed.sum(1))
+    right, none = vote_posterior(max(answers.n, HORIZON), prior).weights(answers.votes, answers.failed.sum(1))
     c = np.where(answers.failed, 0.0, curve(answers.scores))
     logit = np.where(answers.failed, -np.inf, np.log(np.maximum(c, 1e-9)) - np.log(np.maximum(1.0 - c, 1e-9)))
     there = answers.votes > 0

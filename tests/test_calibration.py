@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 from scored_answers import document
 
 from suffice.optimizer import Draw, InvalidInput, Sampling
-from suffice.optimizer.answers import Answers
+from suffice.optimizer.answers import FLAT, Answers
 from suffice.optimizer.calibration import PRICES, VOTES, Calibration
 from suffice.optimizer.logit import Choices, fit
 from suffice.optimizer.pool import Pool, shuffled, traces
@@ -182,3 +183,68 @@ def test_scores_change_who_is_right(pool: Pool):
     p, none = model.probabilities(answers)
     assert p[0, 1] > p[0, 0]
     assert p.sum() + none[0] == pytest.approx(1.0)
+
+
+# --- features of prompts ----------------------------------------------------------------------------------------------
+
+
+def featured(prompts: int, seed: int, *, scores: bool = True) -> dict[str, Any]:
+    """Prompts whose difficulty is told by a feature."""
+    entries = document(prompts, seed)["prompts"]
+    for entry in entries:
+        right = sum(s["correct"] for s in entry["samples"])
+        entry["features"] = [float(np.log((right + 1) / (len(entry["samples"]) - right + 1))), 0.5]
+        for sample in entry["samples"] if not scores else ():
+            del sample["score"]
+    return {"prompts": entries}
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["scores", "votes"])
+def informed(request: pytest.FixtureRequest) -> Calibration:
+    return Calibration.fit(Pool.of(featured(80, 0, scores=request.param)), CAP, name="informed", orders=4)
+
+
+def test_features_become_a_prior_and_its_confidence_is_honest(informed: Calibration):
+    easy, hard = informed.prior([2.0, 0.5]), informed.prior([-2.0, 0.5])
+    assert easy != hard
+    assert informed.prior(None) == FLAT
+    with pytest.raises(InvalidInput, match="features"):
+        informed.prior([1.0])
+    unseen = Pool.of(featured(150, 4, scores=informed.model is not None))
+    (part,) = traces(unseen, CAP, 1, 0)
+    way = informed.way(0.003)
+    stated, true = [], []
+    for row, i in enumerate(part.prompt):
+        prior = informed.prior(unseen.prompts[i].features.tolist())  # type: ignore[union-attr]
+        answers = part.rows(np.array([row])).answers.first(3)
+        position = int(informed.rule(0.003, prior=prior).choose(answers)[0])
+        p, _ = informed.probabilities(answers, way, prior)
+        stated.append(p[0, answers.clusters[0, position]])
+        true.append(part.truth[row, position])
+    p, y = np.array(stated), np.array(true)
+    assert np.mean((p - y) ** 2) < 0.85 * y.var()
+    assert abs(p.mean() - y.mean()) < 0.1
+
+
+def test_a_prior_beside_a_calibration_changes_what_is_decided(informed: Calibration):
+    def after(features: list[float] | None) -> Sampling:
+        sampling = Sampling(price=0.01, max_samples=CAP, calibration=informed, prior=informed.prior(features))
+        sampling.tell("x", score=0.5)
+        return sampling
+
+    assert after([3.0, 0.5]).posterior.answers["x"] > after(None).posterior.answers["x"]
+    assert after([-3.0, 0.5]).posterior.answers["x"] < after(None).posterior.answers["x"]
+    copy = Calibration.from_json(json.loads(json.dumps(informed.to_json())))
+    assert copy.prior([1.0, 0.5]) == informed.prior([1.0, 0.5])
+
+
+def test_without_features_there_is_no_prior(calibration: Calibration):
+    assert calibration.prior(None) == FLAT
+    with pytest.raises(InvalidInput, match="features"):
+        calibration.prior([1.0])
+    for wrong in ("abc", [float("nan")], [True], []):
+        with pytest.raises(InvalidInput, match="features"):
+            Pool.of({"prompts": [{"id": 1, "features": wrong, "samples": [{"answer": "a", "correct": 1}]}]})
+    two = [{"id": i, "features": [0.5] * (i + 1), "samples": [{"answer": "a", "correct": 1}]} for i in range(2)]
+    with pytest.raises(InvalidInput, match="features"):
+        Pool.of({"prompts": two})
