@@ -132,6 +132,13 @@ def test_candidates_stop_at_one_that_is_good_enough():
     assert server.asked[2]["messages"][-1]["content"] == "abc;"
 
 
+def test_greedily_there_is_one_candidate():
+    server = Server(response(chosen("1", "stop", ";")), response(chosen("2")))
+    found = asyncio.run(StepSearch(4, ";").draw(0, {**BODY, "temperature": 0}, server, by_length))
+    assert [asked["n"] for asked in server.asked] == [1, 1], "vLLM refuses more"
+    assert found.response["choices"][0]["message"]["content"] == "1;2"
+
+
 def test_the_last_step_goes_on_to_the_end():
     server = Server(response(chosen("a", "stop", ";")), response(chosen("b;c;d")))
     found = drawn(StepSearch(1, ";", depth=2), server)
