@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from live import Service, serving
 
+from suffice.api.access_wire import KeyCreate
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[dev]'")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -305,3 +307,34 @@ def test_light_and_dark_are_chosen_and_kept(visitor: Visitor):
     assert light != dark
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
+
+
+def test_with_keys_one_logs_in_and_what_one_may_not_is_refused(browser: Any, tmp_path: Path):
+    with serving(tmp_path, workers=0) as service, visiting(browser, service) as visitor:
+        page = visitor.page
+        roles = {
+            role: service.parts.keys.store.create(KeyCreate(name=role, role=role)).secret
+            for role in ("reader", "owner")
+        }
+        service.parts.keys.forget()
+        page.goto(f"{service.url}/studies/any")
+        expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+        page.get_by_label("Key").fill("wrong")
+        page.get_by_role("button", name="Log in").click()
+        expect(page.get_by_role("alert")).to_contain_text("unknown")
+        for role in ("reader", "owner"):
+            page.get_by_label("Key").fill(roles[role])
+            page.get_by_role("button", name="Log in").click()
+            expect(page.locator("#who")).to_contain_text(role)
+            visitor.go("/new")
+            page.get_by_label("Name").first.fill("mine")
+            group = page.get_by_role("group", name="Parameter")
+            for label, text in (("Name", "x"), ("From", "0"), ("To", "1")):
+                group.get_by_label(label, exact=True).fill(text)
+            page.get_by_role("button", name="Create the study").click()
+            if role == "reader":
+                expect(page.get_by_role("alert")).to_contain_text("owner")
+                page.get_by_role("button", name="Log out").click()
+                expect(page.get_by_role("heading", name="Log in")).to_be_visible()
+        expect(page.get_by_role("heading", name="mine", level=1)).to_be_visible()
+        expect(page.get_by_role("status").filter(has_text="live")).to_be_visible()

@@ -4,7 +4,7 @@ import { get, place, studyPath } from "./api.js";
 import { failure, h, page, short, table } from "./dom.js";
 
 const [, name] = place();
-const host = h("div", { class: "steps", "aria-live": "polite" }, h("p", { class: "quiet" }, "Ax is at work: this takes seconds to minutes."));
+const host = h("div", { class: "stack", "aria-live": "polite" }, h("p", { class: "quiet" }, "Ax is at work: this takes seconds to minutes."));
 page(`Analyses of ${name}`,
   h("p", { class: "crumbs" }, h("a", { href: "/" }, "Studies"), " / ", h("a", { href: `/studies/${encodeURIComponent(name)}` }, name)),
   h("h1", {}, "Ax's analyses"), h("p", { class: "quiet small" }, "From a model of Ax's own, fitted to the same results: a second opinion."), host);

@@ -44,7 +44,7 @@ export async function call(method, path, body, headers = {}) {
   }
   if (answer.status === 401 && location.pathname !== "/login") location.href = `/login?next=${encodeURIComponent(location.pathname)}`;
   const content = answer.headers.get("Content-Type") ?? "";
-  const found = content.includes("json") ? await answer.json() : null;
+  const found = answer.status !== 204 && content.includes("json") ? await answer.json() : null;
   if (!answer.ok) throw new Problem(answer.status, found);
   return found;
 }

@@ -79,7 +79,7 @@ export function number(x, digits = 4) {
   if (!Number.isFinite(x)) return "–";
   if (Number.isInteger(x) && Math.abs(x) < 1e7) return x.toLocaleString("en").replaceAll(",", "\u202f").replace("-", "−");
   const size = Math.abs(x);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? x.toExponential(digits - 2) : String(Number(x.toPrecision(digits)));
+  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? Number(x.toPrecision(digits - 1)).toExponential() : String(Number(x.toPrecision(digits)));
   return text.replace(/e\+?(-?)(\d+)/, (_, sign, power) => `e${sign}${power}`).replaceAll("-", "−");
 }
 

@@ -143,8 +143,9 @@ function picture(figure, spec, one, metric, study) {
     x: axisOf(spec), y: { label: metric },
     described: `Expected ${metric} along ${one.parameter}, between ${number(Math.min(...one.median.filter((/** @type {any} */ v) => v !== null)))} and ${number(Math.max(...one.median))}.`,
     layers: /** @type {any[]} */ ([
-      ...broken, ...belief,
+      ...broken, ...(choices ? [] : belief),
       { kind: "dots", x: near.map((/** @type {any} */ p) => p.at), y: near.map((/** @type {any} */ p) => p.value), look: "other", size: 3, opacity: (/** @type {number} */ i) => 0.12 + 0.88 * near[i].nearness ** 2, tip: (/** @type {number} */ i) => `trial ${near[i].number}\n${one.parameter} ${short(near[i].at)}\n${metric} ${number(near[i].value)}`, href: (/** @type {number} */ i) => trialPath(study, near[i].number) },
+      ...(choices ? belief : []),
       { kind: "rule", across: true, value: one.through[one.parameter] },
     ]),
     data: { head: [one.parameter, "median", "50 % from", "to", "95 % from", "to"], rows: one.values.map((/** @type {any} */ v, /** @type {number} */ i) => [v, one.median[i], inner.lower[i], inner.upper[i], outer.lower[i], outer.upper[i]]) },

@@ -57,7 +57,7 @@ export function parallel(parameters, metric, larger, href) {
     const most = Math.max(6, Math.floor(step / 7));
     const made = s("g", {}, s("line", { class: "axis-line", x1: at, x2: at, y1: 44, y2: HEIGHT - 30 }),
       s("text", { class: "mark-label", x: at, y: 22, "text-anchor": "middle" }, name.length > most ? `${name.slice(0, most - 1)}…` : name, s("title", {}, name)));
-    for (const { value, text } of scale.ticks) made.append(s("text", { class: "tick", x: at - 5, y: scale.at(value) + 4, "text-anchor": "end" }, text.length > 9 ? `${text.slice(0, 8)}…` : text));
+    for (const { value, text } of scale.ticks) made.append(s("text", { class: "tick halo", x: at - 5, y: scale.at(value) + 4, "text-anchor": "end" }, text.length > 9 ? `${text.slice(0, 8)}…` : text));
     const kept = brushes.get(name);
     const mark = s("rect", { class: "brush", x: at - 7, width: 14, y: kept?.[0] ?? 0, height: kept ? kept[1] - kept[0] : 0 });
     const hit = s("rect", { class: "hit", x: at - 16, width: 32, y: 34, height: HEIGHT - 54 });

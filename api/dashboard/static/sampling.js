@@ -105,6 +105,14 @@ function running(values) {
   return values.map((value, i) => (sum += value) / (i + 1));
 }
 
+/** Wilson's 95 % interval of a share of n. @param {number} share @param {number} n */
+function wilson(share, n) {
+  const z2 = 1.96 ** 2;
+  const middle = (share + z2 / (2 * n)) / (1 + z2 / n);
+  const half = (1.96 / (1 + z2 / n)) * Math.sqrt((share * (1 - share)) / n + z2 / (4 * n * n));
+  return [middle - half, middle + half];
+}
+
 /** Whether confidence is deserved, where the right answers are known. @param {number} known how many labels the sampling has */
 function reliability(known) {
   const figure = new Figure("Is the confidence deserved?");
@@ -117,12 +125,12 @@ function reliability(known) {
     const found = await send("POST", `${path}/reliability`, wanted);
     const x = found.bins.map((/** @type {any} */ b) => b.confidence);
     const y = found.bins.map((/** @type {any} */ b) => b.accuracy);
-    const spread = found.bins.map((/** @type {any} */ b) => 1.96 * Math.sqrt(Math.max(b.accuracy * (1 - b.accuracy), 0.25 / b.prompts) / b.prompts));
+    const spread = found.bins.map((/** @type {any} */ b) => wilson(b.accuracy, b.prompts));
     words.textContent = `Of ${number(found.prompts)} labelled prompts ${percent(found.accuracy)} were answered right, with a mean confidence of ${percent(found.confidence)}; the expected calibration error is ${percent(found.error)}.`;
     figure.draw({ x: { label: "confidence", domain: [0, 1] }, y: { label: "share that is right", domain: [0, 1] }, note: "bars: 95 % intervals", described: words.textContent,
       layers: [
         { kind: "line", x: [0, 1], y: [0, 1], look: "dash", name: "deserved" },
-        { kind: "error", x, low: y.map((/** @type {number} */ v, /** @type {number} */ i) => v - spread[i]), high: y.map((/** @type {number} */ v, /** @type {number} */ i) => v + spread[i]), outside: true },
+        { kind: "error", x, low: spread.map((/** @type {number[]} */ ends) => ends[0]), high: spread.map((/** @type {number[]} */ ends) => ends[1]), outside: true },
         { kind: "dots", x, y, size: 5, name: "prompts", tip: (i) => `${found.bins[i].prompts} prompts\nconfidence ${percent(x[i])}\nright ${percent(y[i])}` },
       ],
       data: { head: ["from", "to", "prompts", "confidence", "right"], rows: found.bins.map((/** @type {any} */ b) => [b.low, b.high, b.prompts, b.confidence, b.accuracy]) } });
