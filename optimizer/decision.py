@@ -115,10 +115,11 @@ class Budget:
             return budget
         if budget is not None and not isinstance(budget, Mapping):
             raise InvalidInput("budget", '{"trials": ..., "cost": ...}', budget)
-        for key in budget or {}:
+        given = dict(budget or {})
+        for key, value in given.items():
             if key not in ("trials", "cost"):
-                raise InvalidInput(f"budget.{key}", "trials or cost", budget[key])
-        return cls(**(budget or {}))
+                raise InvalidInput(f"budget.{key}", "trials or cost", value)
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         return {"trials": self.trials, **({} if self.cost is None else {"cost": self.cost})}

@@ -103,4 +103,5 @@ def _sobol(definition: Definition) -> Iterator[Float64[np.ndarray, "n d"]]:
     assert definition.space.draws <= qmc.Sobol.MAXDIM
     engine = qmc.Sobol(definition.space.draws, rng=definition.seed)
     for _ in range(BLOCKS):
-        yield definition.space.from_uniform(np.minimum(engine.random(BLOCK), math.nextafter(1.0, 0.0)))
+        X = definition.space.from_uniform(np.minimum(engine.random(BLOCK), math.nextafter(1.0, 0.0)))
+        yield definition.target.designs(X) if definition.target is not None and definition.from_target else X

@@ -27,6 +27,7 @@ from .trial import Trial
 Rows = Float64[np.ndarray, "m d"]
 
 CHECKED = 256  # configurations at which a cost has to be positive
+CHEAP = 0.25  # of the cost at the target: from there on a search begins at all fidelities, and else at the target
 STEP = 1e-5  # of a continuous column, for the slope of a cost
 KEYS = ("target", "cost", "metric")
 
@@ -96,6 +97,13 @@ class Fidelity:
         measured = [m.value for m in trial.measurements if m.metric == self.metric]
         return measured[-1] if measured else trial.source.cost or 0.0
 
+    def cheap(self, space: Space) -> bool:
+        """Whether a trial may cost less than CHEAP of one at the target; taken to be so where cost is learned."""
+        if (formula := self.formula) is None:
+            return True
+        cost, rows = FormulaCost(formula, space), _rows_to_check(space, formula)
+        return bool((cost.mean(rows) < CHEAP * cost.mean(self.at(space).designs(rows))).any())
+
     def spent(self, trials: Iterable[Trial]) -> float:
         """What trials cost together."""
         return sum(self.cost_of(trial) for trial in trials)
@@ -159,6 +167,14 @@ def _check_cost(space: Space, formula: Formula) -> None:
     for name in sorted(formula.names):
         if space.parameters[name].active_if is not None:
             raise InvalidInput("fidelity.cost", f"parameters that are always active, {name} is not", formula.text)
+    values = FormulaCost(formula, space).mean(_rows_to_check(space, formula))
+    wrong = values[~(np.isfinite(values) & (values > 0))]
+    if len(wrong):
+        raise InvalidInput("fidelity.cost", f"a cost that is positive everywhere, not {wrong[0]:g}", formula.text)
+
+
+def _rows_to_check(space: Space, formula: Formula) -> Rows:
+    """Rows everywhere in the cube, and at the ends of what the formula mentions."""
     U = np.random.default_rng(0).random((CHECKED, space.draws))
     corners = np.array(list(itertools.islice(itertools.product([0.0, 1.0 - 1e-12], repeat=len(formula.names)), 4096)))
     positions = [space.drawn(name).start for name in space.parameters if name in formula.names]
@@ -166,7 +182,4 @@ def _check_cost(space: Space, formula: Formula) -> None:
         at_corners = np.full((len(corners), U.shape[1]), 0.5)
         at_corners[:, positions] = corners
         U = np.concatenate([U, at_corners])
-    values = FormulaCost(formula, space).mean(space.from_uniform(U))
-    wrong = values[~(np.isfinite(values) & (values > 0))]
-    if len(wrong):
-        raise InvalidInput("fidelity.cost", f"a cost that is positive everywhere, not {wrong[0]:g}", formula.text)
+    return space.from_uniform(U)

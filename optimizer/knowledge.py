@@ -76,10 +76,16 @@ class Definition:
         ]
         return sum(counted)
 
+    @cached_property
+    def from_target(self) -> bool:
+        """Whether trials begin at the target fidelity, because those elsewhere cost nearly as much."""
+        return self.fidelity is not None and not self.fidelity.cheap(self.space)
+
     @property
     def design_size(self) -> int:
         """How many quasi-random trials come before the first model."""
-        return min(4 + self.searched // 2, 16)
+        fixed = len(self.fidelity.target) if self.fidelity is not None and self.from_target else 0
+        return min(4 + (self.searched - fixed) // 2, 16)
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ def _decide(results: Results, sign: float, prior: Prior, choice: ModelChoice, li
     part = replace(results.part(sign, SUBSET).on(scale), extra=rho)
     if choice.warping and results.ordered:
         found = fit_warped(part, prior, found, results.ordered)
-    if any(results.apart):
+    if results.compares_fidelities:
         found = fit_additive(part, prior, found, results.apart)
     if results.observations.sum() <= SUBSET:
         return Decided(headroom, found.hyperparameters, () if rho is None else tuple(rho))

@@ -78,6 +78,12 @@ class Results:
         n = np.ones(len(self), dtype=np.int64)
         return n if self.slopes is None else n + np.isfinite(self.slopes).sum(1)
 
+    @property
+    def compares_fidelities(self) -> bool:
+        """Whether results at several fidelities are among them."""
+        columns = self.X[:, np.array(self.apart, dtype=bool)] if self.apart else self.X[:, :0]
+        return bool((columns != columns[:1]).any())
+
     def log(self) -> Results:
         """The same of the values' logarithm."""
         slopes = None if self.slopes is None else self.slopes / self.values[:, None]

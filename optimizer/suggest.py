@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from .at_target import improvement_at_target
 from .choice import Choice, choose, choose_improvement, gain_in_unit, source
 from .decision import Advice, Stop, StopReason
 from .design import quasi_random
@@ -89,6 +90,8 @@ def _with_model(knowledge: Knowledge, taken: Sequence[Params], rng: np.random.Ge
     found = maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken), chosen.box)
     if found is None:
         return None
+    if definition.fidelity is not None:
+        chosen, found = improvement_at_target(knowledge, surrogate, taken, chosen, found, rng) or (chosen, found)
     return Suggestion(space.decode(found.x[None])[0], source(surrogate, chosen, found, len(taken)))
 
 

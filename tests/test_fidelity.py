@@ -339,6 +339,52 @@ def test_cheap_trials_pay() -> None:
     assert np.mean(np.log10(ours)) < np.mean(np.log10(alone)) - 0.3
 
 
+@pytest.mark.parametrize(
+    ("cost", "cheap"), [("5 + s", False), ("0.34 + s", False), ("0.32 + s", True), ("1 + 9 * (s == 1)", True)]
+)
+def test_where_other_fidelities_cost_nearly_as_much_the_search_begins_at_the_target(cost: str, cheap: bool) -> None:
+    space = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1))
+    fidelity = {"target": {"s": 1.0}, "cost": cost}
+    study, alone = Study(space, fidelity=fidelity, seed=0), Study(Space(x=Float(0, 1), y=Float(0, 1)), seed=0)
+    trials = study.ask(5)
+    assert isinstance(trials, list)
+    assert (all(t.params["s"] == 1.0 for t in trials)) is not cheap
+    if not cheap:
+        assert study._definition.design_size == alone._definition.design_size
+
+
+def test_a_trial_that_saves_little_is_not_run() -> None:
+    """Though it would tell as much as one at the target for five sixths of the cost."""
+    space, fidelity = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1)), {"target": {"s": 1.0}, "cost": "5 + s"}
+    study = Study(space, fidelity=fidelity, seed=0)
+    for _ in range(10):
+        trial = study.ask()
+        assert isinstance(trial, Trial)
+        assert trial.params["s"] == 1.0
+        study.tell(trial, (trial.params["x"] - 0.3) ** 2 + (trial.params["y"] - 0.6) ** 2)
+    assert "nothing much cheaper" in study.trials[-1].source.why
+    assert study.trials[-1].source.cost == pytest.approx(6.0)
+    assert study.best.params == pytest.approx({"x": 0.3, "y": 0.6, "s": 1.0}, abs=0.1)
+
+
+def test_cheaper_trials_that_tell_as_much_take_up_to_half_of_the_cost() -> None:
+    space, fidelity = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1)), {"target": {"s": 1.0}, "cost": "0.5 + s"}
+    study = Study(space, fidelity=fidelity, seed=0)
+    for i in range(8):  # the fidelity changes nothing, which is known from the start
+        x, y = (i * 0.618) % 1, (i + 0.5) / 8
+        study.add({"x": x, "y": y, "s": float(i % 2)}, math.sin(6 * x) + (y - 0.6) ** 2)
+    cheap = 0.0
+    for _ in range(8):
+        trial = study.ask()
+        assert isinstance(trial, Trial)
+        if trial.params["s"] < 1.0:
+            assert trial.source.method == "knowledge_gradient_per_cost"
+            cheap += 0.5 + trial.params["s"]
+        study.tell(trial, math.sin(6 * trial.params["x"]) + (trial.params["y"] - 0.6) ** 2)
+    assert study.fidelity is not None
+    assert 0.0 < cheap <= 0.5 * study.fidelity.spent(study.trials) + 1.5
+
+
 def test_before_there_is_a_model_what_breaks_an_outcome_constraint_is_not_recommended() -> None:
     space, fidelity = Space(x=Float(0, 1), s=Float(0, 1)), {"target": {"s": 1.0}, "cost": "0.1 + s"}
     study = Study(space, outcome_constraints=["weight <= 1"], fidelity=fidelity, seed=0)

@@ -364,7 +364,10 @@ def test_the_next_trial_is_where_the_acquisition_is_largest(acquisition: str) ->
     for x in (0.05, 0.3, 0.5, 0.8):
         study.add({"x": x}, (x - 0.4) ** 2)
     running = study.ask()
-    (chosen,) = study.suggest()
+    suggested = study.suggest()
+    assert isinstance(running, Trial)
+    assert isinstance(suggested, list)
+    chosen = suggested[0]
     found = study.acquisition_values([chosen.params, running.params, *grid])
     assert found.method == chosen.source.method
     assert found.log_value[0] >= found.log_value.max() - 1e-6
