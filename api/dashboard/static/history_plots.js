@@ -189,7 +189,7 @@ export function curves(study) {
     const found = await get(`${studyPath(study.name, "/v1/dashboard")}/curves`);
     const list = found.curves;
     if (!list.length) return figure.say("Nothing was reported on the way.");
-    const looks = /** @type {Record<string, string>} */ ({ RUNNING: "best", PRUNED: "other thin" });
+    const looks = /** @type {Record<string, string>} */ ({ RUNNING: "best", PRUNED: "early thin" });
     const ends = list.map((/** @type {any} */ c) => [c.steps.at(-1), c.values.at(-1)]);
     figure.draw({
       x: { label: "step", whole: true }, y: { label: found.metric },
@@ -197,7 +197,7 @@ export function curves(study) {
       described: `Intermediate values of ${list.length} trials.`,
       layers: [
         ...list.map((/** @type {any} */ c) => ({ kind: "line", x: c.steps, y: c.values, look: looks[c.state] ?? "thin" })),
-        { kind: "line", x: [], y: [], look: "thin", name: "ended" }, { kind: "line", x: [], y: [], look: "best", name: "running" }, { kind: "line", x: [], y: [], look: "other thin", name: "stopped early" },
+        { kind: "line", x: [], y: [], look: "thin", name: "ended" }, { kind: "line", x: [], y: [], look: "best", name: "running" }, { kind: "line", x: [], y: [], look: "early thin", name: "stopped early" },
         { kind: "dots", x: ends.map((/** @type {any} */ e) => e[0]), y: ends.map((/** @type {any} */ e) => e[1]), size: 2.6, tip: (/** @type {number} */ i) => `trial ${list[i].number}, ${list[i].state.toLowerCase()}\nstep ${ends[i][0]}: ${number(ends[i][1])}`, href: (/** @type {number} */ i) => trialPath(study.name, list[i].number) },
       ],
       data: { head: ["trial", "step", found.metric], rows: list.flatMap((/** @type {any} */ c) => c.steps.map((/** @type {number} */ t, /** @type {number} */ i) => [c.number, t, c.values[i]])) },
