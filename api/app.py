@@ -42,6 +42,7 @@ from .replicas import Replicas
 from .sampling_store import SamplingStore
 from .settings import Settings
 from .store import Store, now
+from .tracing import telemetry, traced
 from .wire import Health, ProblemOut
 from .workers import WORKER, processes
 
@@ -75,7 +76,7 @@ def create_app(
             settings.workers,
             processes(settings.database, settings.worker_threads, worker),
             Replicas(settings.database) if database.postgresql else None,
-            metrics.computed,
+            traced(metrics.computed) if settings.traces else metrics.computed,
         ),
         definitions=Definitions(),
         samplings=SamplingStore(database, calibrations, clock),
@@ -110,7 +111,7 @@ def create_app(
         summary="Decides how much is enough: what to try next, and when to stop.",
         lifespan=lifespan,
         dependencies=[Depends(allowed)],
-        telemetry=_telemetry(traces=settings.traces),
+        telemetry=telemetry(traces=settings.traces),
     )
     app.add_middleware(
         Front,
@@ -121,6 +122,7 @@ def create_app(
         is_gateways=lambda path: gateway is not None and _is_gateways(path),
         max_body=settings.body_mb * 2**20,
         open_metrics=settings.open_metrics,
+        traces=settings.traces,
     )
     app.state.parts = parts
     app.state.stopping = False
@@ -182,11 +184,6 @@ class GatewayRoute(Route):
 
     def matches(self, scope: Any) -> tuple[Match, Any]:
         return super().matches(scope) if _is_gateways(scope["path"]) else (Match.NONE, {})
-
-
-def _telemetry(*, traces: bool) -> Any:
-    """FastAPI's own traces, where they are wanted; its metrics and logs are ours."""
-    return {"tracing": traces, "auto_configure": traces, "operation_spans": False, "metrics": False, "logs": False}
 
 
 @health.get("/metrics", response_class=Response, responses=METRICS, summary="Figures for Prometheus")

@@ -7,6 +7,7 @@ look at its headers. Answers that begin here have the form of what lies behind: 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import secrets
 import time
@@ -19,7 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from . import logs
+from . import logs, tracing
 from .access import ANYONE, Forbidden, Visit, gateway_role, need, public
 from .errors import CHALLENGE, problem
 from .keys import FORM, KeyRing, Known, csrf
@@ -59,6 +60,7 @@ class Front:
         is_gateways: Callable[[str], bool] = lambda path: False,
         max_body: float = float("inf"),
         open_metrics: bool = False,
+        traces: bool = False,
     ) -> None:
         self._app = app
         self._ring = ring
@@ -69,6 +71,7 @@ class Front:
         self._is_gateways = is_gateways
         self._max_body = max_body
         self._open_metrics = open_metrics
+        self._traces = traces
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._app, name)
@@ -223,14 +226,21 @@ class Front:
     def _done(self, scope: Any, visit: Visit, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or ("gateway" if self._is_gateways(scope["path"]) else "none")
         self._metrics.answered(scope["method"], route, status, seconds)
-        if logs.requests.isEnabledFor(20):
+        if self._traces:
+            tracing.about({"request_id": visit.id, **_about(scope, visit), **(logs.about.get() or {})})
+        if logs.requests.isEnabledFor(logging.INFO):
             fields: dict[str, Any] = {"method": scope["method"], "route": route, "status": status}
-            fields["milliseconds"] = round(1e3 * seconds, 3)
-            if visit.caller is not None and visit.caller.key is not None:
-                fields |= {"key": visit.caller.key, "project": visit.caller.project_name}
-            params: dict[str, Any] = scope.get("path_params", {})
-            fields |= {LOGGED.get(name, name): value for name, value in params.items() if name != "path"}
+            fields |= {"milliseconds": round(1e3 * seconds, 3), **_about(scope, visit)}
             logs.requests.info("%s %s %d", scope["method"], route, status, extra={"fields": fields})
+
+
+def _about(scope: Any, visit: Visit) -> dict[str, Any]:
+    """Which study and trial a request is about, and whose key it came with."""
+    params: dict[str, Any] = scope.get("path_params", {})
+    found = {LOGGED.get(name, name): value for name, value in params.items() if name != "path"}
+    if visit.caller is not None and visit.caller.key is not None:
+        found |= {"key": visit.caller.key, "project": visit.caller.project_name}
+    return found
 
 
 class _Passing:

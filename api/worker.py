@@ -14,6 +14,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ class Worker:
         """Replace the study's ready suggestions by ``count`` that know everything up to now, and about ``spare`` more.
 
         Of a study with contexts those in ``context``, or in the newest trial's, which may well be the next one's.
-        ``current`` in the answer: nothing happened meanwhile that they do not know.
+        ``current`` in the answer: nothing happened meanwhile that they do not know; ``seconds``: where the time went.
         """
         study, known = self._read(study_id)
         context = context or {name: study.trials[-1].params[name] for name in study.context if study.trials}
@@ -90,13 +91,19 @@ class Worker:
         elif spare:
             running = sum(trial.state is TrialState.RUNNING for trial in study.trials)
             count += min(max(spare, running + 1), MOST)  # each of the workers may be back before the next refresh
+        began = time.perf_counter()
+        if warm.quick:  # another engine has models of its own
+            study._learned()
+        fitted = time.perf_counter()
         ready = warm.choose(study, count, known.next_number, context)
+        chosen = time.perf_counter()
         suggestions = [] if isinstance(ready, Stop) else ready
         stop = ready if isinstance(ready, Stop) else None
         if 0 < len(suggestions) < count:
             stop = self._after(study_id, suggestions, known.next_number, context)
         current = self.store.replace_ready(study_id, suggestions, known, stop=stop, context=context)
-        return {"current": current, "ready": len(suggestions)}
+        seconds = {"fit": fitted - began, "acquisition": chosen - fitted}
+        return {"current": current, "ready": len(suggestions), "seconds": seconds}
 
     def best(self, study_id: int, context: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The recommended trial of today; kept with the study where it depends on no context."""

@@ -149,13 +149,22 @@ def test_asks_that_wait_are_answered_from_one_joint_batch(odd: Odd, monkeypatch:
     assert odd.counts[before:] == [10 - known]
 
 
+def refreshed(worker: Worker, study_id: int) -> dict[str, Any]:
+    """What a refresh says, but for the seconds that it took."""
+    found = worker.refresh(study_id, 2)
+    seconds = found.pop("seconds")
+    assert set(seconds) == {"fit", "acquisition"}
+    assert min(seconds.values()) >= 0
+    return found
+
+
 def test_suggestions_are_prepared_when_a_study_is_made_and_after_a_tell(tmp_path: Path):
     bench = Bench(tmp_path)
     worker = Worker(bench.store)
-    assert worker.refresh(bench.id, 2) == {"current": True, "ready": EARLY}
+    assert refreshed(worker, bench.id) == {"current": True, "ready": EARLY}
     (trial,) = bench.ask()
     bench.tell(trial, 1.0)
-    assert worker.refresh(bench.id, 2) == {"current": True, "ready": 2}
+    assert refreshed(worker, bench.id) == {"current": True, "ready": 2}
     assert [t.source.data_version for t in bench.ask(2)] == [1, 1]
 
 
