@@ -362,7 +362,7 @@ function cells(layer, x, y) {
 
 /** The distance between neighbours, if it is the same everywhere. @param {number[]} at */
 function even(at) {
-  const step = (at.at(-1) - at[0]) / (at.length - 1);
+  const step = (at[at.length - 1] - at[0]) / (at.length - 1);
   return at.length > 1 && at.every((p, i) => Math.abs(p - at[0] - i * step) < 0.6) ? Math.abs(step) : 0;
 }
 

@@ -113,6 +113,7 @@ export function advised(overview, advice, unit) {
   if (overview.stop && overview.stop.reason !== "gain below cost") return [h("strong", {}, `${sentence(overview.stop.reason)}. `), sentence(overview.stop.message ?? "")];
   if (!advice) return ["What one more trial is worth is not known yet."];
   if (advice.gain === undefined || advice.gain === null) return [h("strong", {}, "Go on. "), sentence(advice.why)];
+  if (overview.study.objectives.length > 1) return [advice.gain > 0 ? "One more trial is expected to push the front further." : "One more trial is not expected to push the front further."];
   const gain = `One more trial is expected to gain ${number(advice.gain)} in ${unit}`;
   if (advice.pays === undefined || advice.pays === null) return [`${gain}. No cost is set, so only the budget stops.`];
   return advice.pays ? [h("strong", {}, "Go on. "), `${gain}, and to cost ${number(advice.cost)}.`]

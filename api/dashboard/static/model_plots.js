@@ -108,7 +108,7 @@ export function slices(study) {
     try {
       found = await get(`${studyPath(study.name, "/v1/dashboard")}/slices`, { ...wanted, parameter: order.slice(0, MOST) });
     } catch (problem) {
-      if (!figures.size || problem.status !== 503) { host.replaceChildren(h("p", { class: "quiet small" }, why(problem))); figures.clear(); }
+      if (!figures.size || /** @type {any} */ (problem).status !== 503) { host.replaceChildren(h("p", { class: "quiet small" }, why(problem))); figures.clear(); }
       return false;
     }
     if (!found.ready) { host.replaceChildren(h("p", { class: "quiet small" }, NONE)); figures.clear(); said.textContent = ""; return false; }
@@ -121,7 +121,7 @@ export function slices(study) {
       picture(figure, specs.get(one.parameter), one, found.metric, study.name);
     }
     const shared = Object.entries(found.slices[0]?.through ?? {}).map(([name, value]) => `${name} ${short(value)}`).join(", ");
-    said.textContent = `Median of ${found.metric} without noise, with 50 and 95 % bands, through ${wanted.through ? `trial ${wanted.through}` : "the recommended configuration"} (${shared}). Faint results lie further from the slice.${found.slices[0]?.feasible ? " Red: where outcome constraints are more likely broken than not." : ""}`;
+    said.textContent = `Median of ${found.metric} without noise, with 50 and 95 % bands, through ${wanted.through ? `trial ${wanted.through}` : metrics.length > 1 ? `the trial that is best in ${metrics[0]}` : "the recommended configuration"} (${shared}). Faint results lie further from the slice.${found.slices[0]?.feasible ? " Red: where outcome constraints are more likely broken than not." : ""}`;
     return true;
   }
   return { element, draw, sort };

@@ -30,7 +30,7 @@ export function parallel(parameters, metric, larger, href) {
     const domain = extent(values) ?? [0, 1];
     const scales = [...parameters.map((p) => ofParameter(p, range)), numeric(domain, range, { count: 5 })];
     const ranks = ranked(values, larger);
-    const order = data.numbers.map((_, /** @type {number} */ i) => i).sort((/** @type {number} */ a, /** @type {number} */ b) => ranks[a] - ranks[b]);
+    const order = data.numbers.map((/** @type {number} */ _, /** @type {number} */ i) => i).sort((/** @type {number} */ a, /** @type {number} */ b) => ranks[a] - ranks[b]);
     const inside = (/** @type {number} */ i) => [...brushes].every(([name, [low, high]]) => {
       const at = scales[names.indexOf(name)].at(data.columns[name][i]);
       return at >= low && at <= high;

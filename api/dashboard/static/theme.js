@@ -1,3 +1,4 @@
+// @ts-check
 // Light or dark, as chosen here before; otherwise as the system has it. Runs before the page is painted.
 {
   const kept = localStorage.getItem("theme");
@@ -5,7 +6,7 @@
   const isDark = () =>
     (document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   addEventListener("DOMContentLoaded", () => {
-    const button = document.getElementById("theme");
+    const button = /** @type {HTMLElement} */ (document.getElementById("theme"));
     const show = () => { button.textContent = isDark() ? "Light" : "Dark"; };
     button.addEventListener("click", () => {
       const theme = isDark() ? "light" : "dark";
@@ -16,6 +17,6 @@
     });
     show();
     const part = location.pathname.startsWith("/samplings") || location.pathname.startsWith("/decisions") ? "samplings" : "studies";
-    document.querySelector(`[data-part=${part}]`).setAttribute("aria-current", "page");
+    document.querySelector(`[data-part=${part}]`)?.setAttribute("aria-current", "page");
   });
 }
