@@ -85,7 +85,7 @@ class Front:
         visit = Visit(_request_id(headers), None)
         scope["suffice.visit"] = visit
         token = logs.about.set({"request_id": visit.id})
-        passing = _Passing(send, visit)
+        passing = _Passing(send, visit, scope if self._traces else None)
         try:
             try:
                 known = await self._enter(scope, headers, visit)
@@ -226,8 +226,6 @@ class Front:
     def _done(self, scope: Any, visit: Visit, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or ("gateway" if self._is_gateways(scope["path"]) else "none")
         self._metrics.answered(scope["method"], route, status, seconds)
-        if self._traces:
-            tracing.about({"request_id": visit.id, **_about(scope, visit), **(logs.about.get() or {})})
         if logs.requests.isEnabledFor(logging.INFO):
             fields: dict[str, Any] = {"method": scope["method"], "route": route, "status": status}
             fields |= {"milliseconds": round(1e3 * seconds, 3), **_about(scope, visit)}
@@ -246,16 +244,18 @@ def _about(scope: Any, visit: Visit) -> dict[str, Any]:
 class _Passing:
     """The way back: the answer's status is noted, and the request's id put on it."""
 
-    __slots__ = ("meter", "send", "status", "visit")
+    __slots__ = ("meter", "send", "status", "traced", "visit")
 
-    def __init__(self, send: Any, visit: Visit) -> None:
-        self.send, self.visit = send, visit
+    def __init__(self, send: Any, visit: Visit, traced: Any = None) -> None:
+        self.send, self.visit, self.traced = send, visit, traced
         self.status = 500  # where something went wrong before there was an answer
         self.meter: Meter | None = None
 
     async def __call__(self, message: Any) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if self.traced is not None:
+                tracing.about({**_about(self.traced, self.visit), **(logs.about.get() or {})})
             message["headers"] = [*message["headers"], (b"x-request-id", self.visit.id.encode())]
         elif self.meter is not None:
             self.meter.see(message.get("body", b""))
