@@ -14,6 +14,7 @@ from live import Service, serving
 from upstream import Say, Upstream
 
 from suffice.api.dashboard import assets
+from suffice.api.dashboard.history import Histories
 from suffice.api.dashboard.summary import BUCKETS, spark, thinned
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -69,6 +70,20 @@ def test_the_next_look_knows_what_changed_since(service: Service):
     assert "running" not in after or after["running"] == []
     service.call("DELETE", study, status=204)
     service.call("GET", path, status=404)
+
+
+def test_histories_of_the_studies_looked_at_last_are_kept(service: Service):
+    found = Histories(service.parts.store.database, size=25)
+    ids = []
+    for name in ("one", "two", "three"):
+        history(service, service.study(name), 10)
+        ids.append(service.parts.store.facts(name).id)
+    first = found.of(ids[0])
+    assert found.of(ids[0]).trials is first.trials  # nothing changed
+    for study_id in ids[1:]:
+        assert len(found.of(study_id).trials) == 10
+    assert found.of(ids[0]).trials is not first.trials  # it made room
+    assert found.of(ids[0]).trials == first.trials
 
 
 def test_why_it_stops_is_said(service: Service):

@@ -20,7 +20,7 @@ from suffice.api.database import Database
 from suffice.api.store import by_id
 from suffice.api.tables import MeasurementRow, StudyRow, TrialRow
 
-KEPT = 12  # studies
+KEPT = 60_000  # trials: about 2 kB each
 COLUMNS = (
     TrialRow.number,
     TrialRow.state,
@@ -91,7 +91,7 @@ class Histories:
             found = self._read(study_id, before or History())
             self._kept[study_id] = found
             self._kept.move_to_end(study_id)
-            while len(self._kept) > self._size:
+            while len(self._kept) > 1 and sum(len(kept.trials) for kept in self._kept.values()) > self._size:
                 self._kept.popitem(last=False)
             return found
 

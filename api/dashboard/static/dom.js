@@ -77,6 +77,7 @@ export function tick(label, checked, onChange) {
 export function number(x, digits = 4) {
   if (typeof x !== "number") return x === null || x === undefined ? "–" : String(x);
   if (!Number.isFinite(x)) return "–";
+  if (x === 0) return "0"; // not −0
   if (Number.isInteger(x) && Math.abs(x) < 1e7) return x.toLocaleString("en").replaceAll(",", "\u202f").replace("-", "−");
   const size = Math.abs(x);
   const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? Number(x.toPrecision(digits - 1)).toExponential() : String(Number(x.toPrecision(digits)));

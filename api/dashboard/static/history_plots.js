@@ -111,6 +111,7 @@ export function gains(study) {
 export function advised(overview, advice, unit) {
   if (overview.study.state === "STOPPED") return [h("strong", {}, "Stopped by you. "), "Results are still taken; nothing new is handed out until it is resumed."];
   if (overview.stop && overview.stop.reason !== "gain below cost") return [h("strong", {}, `${sentence(overview.stop.reason)}. `), sentence(overview.stop.message ?? "")];
+  if (overview.study.context?.length) return [`What to use, and what to try next, depends on the context (${overview.study.context.join(", ")}): ask in one.`];
   if (!advice) return ["What one more trial is worth is not known yet."];
   if (advice.gain === undefined || advice.gain === null) return [h("strong", {}, "Go on. "), sentence(advice.why)];
   if (overview.study.objectives.length > 1) return [advice.gain > 0 ? "One more trial is expected to push the front further." : "One more trial is not expected to push the front further."];

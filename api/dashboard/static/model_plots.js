@@ -114,13 +114,16 @@ export function slices(study) {
     if (!found.ready) { host.replaceChildren(h("p", { class: "quiet small" }, NONE)); figures.clear(); said.textContent = ""; return false; }
     element.hidden = !specs.size;
     if (!figures.size) host.replaceChildren();
+    const drawn = new Set(found.slices.map((/** @type {any} */ one) => one.parameter));
+    for (const [name, figure] of figures) if (!drawn.has(name)) { figure.element.remove(); figures.delete(name); }
     for (const one of found.slices) {
       let figure = figures.get(one.parameter);
       if (!figure) { figure = new Figure(one.parameter, { level: "h3", small: true }); figures.set(one.parameter, figure); }
       host.append(figure.element);
       picture(figure, specs.get(one.parameter), one, found.metric, study.name);
     }
-    const shared = Object.entries(found.slices[0]?.through ?? {}).map(([name, value]) => `${name} ${short(value)}`).join(", ");
+    const at = Object.entries(found.slices[0]?.through ?? {}).map(([name, value]) => `${name} ${short(value)}`);
+    const shared = at.length > 8 ? `${at.slice(0, 8).join(", ")} and ${at.length - 8} more` : at.join(", ");
     said.textContent = `Median of ${found.metric} without noise, with 50 and 95 % bands, through ${wanted.through ? `trial ${wanted.through}` : metrics.length > 1 ? `the trial that is best in ${metrics[0]}` : "the recommended configuration"} (${shared}). Faint results lie further from the slice.${found.slices[0]?.feasible ? " Red: where outcome constraints are more likely broken than not." : ""}`;
     return true;
   }
