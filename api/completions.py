@@ -1,4 +1,4 @@
-"""One completion under a policy: what the client asked for, its draws, and the answer in OpenAI's shape."""
+"""One completion under a policy: its draws, and the answer in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,158 +17,24 @@ from suffice.adapters.openai import Unreachable
 from suffice.adapters.strategies import perturbed
 from suffice.adapters.subgroups import ALTERNATIVES
 from suffice.adapters.verifiers import Question, Verifier, VerifierFailed
-from suffice.optimizer import InvalidInput, Sampling
+from suffice.optimizer import Sampling
 
 from . import chunks, decisions
+from .asked import Asked
 from .drawing import Answer, DrawFailed, Drawing, Drawn, Limits, Refused
 from .extraction import Extractor, extractor
-from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, Scope, Wishes, sampling_of, wishes_of
-from .gateway_strategies import check, election, strategy
+from .gateway_config import GatewayConfig, Scope, sampling_of
+from .gateway_strategies import election, strategy
 from .signals import rejected
 from .upstreams import Upstreams
 
 if TYPE_CHECKING:
     from suffice.optimizer.calibration import Calibration
 
-CHAT = "/v1/chat/completions"
-OURS = ("optscale", "budget", "best_of", "n", "stream", "stream_options", "model", "seed")
-HEADER = "x-optscale-"
-BUDGET_HEADER = "x-its-budget"  # as another gateway calls max_samples
-OWN_HEADERS = ("x-request-id",)  # each draw is a request of its own
 CALLS = 1000  # seeds from one draw to the next, where a draw takes several calls
 NO_COMPLETION = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)  # what reading one raises
 
 PassOn = Callable[[bytes], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A request under a policy; ``body`` is the client's, without what is ours to say."""
-
-    path: str
-    model: str
-    policy: str
-    wishes: Wishes
-    body: dict[str, Any]
-    headers: Sequence[tuple[str, str]]
-    n: int = 1
-    stream: bool = False
-    include_usage: bool = False
-    seed: int | None = None
-    note: str | None = None
-    in_one_go: bool = True  # a draw is one request
-
-    @property
-    def chat(self) -> bool:
-        return self.path == CHAT
-
-    @property
-    def wants_json(self) -> bool:
-        form = self.body.get("response_format")
-        return isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema")
-
-    @property
-    def streamed(self) -> bool:
-        """Whether its only draw is one request, whose tokens can be passed on as they come."""
-        return self.stream and self.wishes.max_samples == 1 and self.n == 1 and self.in_one_go
-
-    def raw(self, **more: Any) -> bytes:
-        """The body of a draw."""
-        return json.dumps({"model": self.model, **self.body, **more}).encode()
-
-
-def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], body: Mapping[str, Any]) -> Asked | None:
-    """What a request asks of a policy; None for one that names none, which is passed through. Raises InvalidInput."""
-    named = body.get("model")
-    model, policy = _named(config, named if isinstance(named, str) else "")
-    ours = {name: value for name, value in headers if name.startswith(HEADER) or name == BUDGET_HEADER}
-    if policy is None and not ours and "optscale" not in body and "budget" not in body:
-        return None
-    policy = policy or SUFFIX
-    wished = _wished(body, ours)
-    wishes = wished.over(config.policies[policy]).over(DEFAULTS)
-    n = _whole(body, "n", 1)
-    if wished.max_samples is not None and n > wished.max_samples:
-        raise InvalidInput("n", f"at most the {wished.max_samples} samples that may be drawn", n)
-    if n > (wishes.max_samples or 1):  # n answers take n draws, whatever the policy's default is
-        wishes = wishes.model_copy(update={"max_samples": n})
-    wishes = wishes.model_copy(update={"min_samples": max(wishes.min_samples or 1, n)})
-    try:
-        config.check(wishes)
-    except InvalidInput as error:
-        raise error.under("optscale") from None
-    how = config.strategies[wishes.strategy or "independent"]
-    check(how, body)
-    note = None
-    if wishes.dry_run:
-        wishes, note = wishes.model_copy(update={"max_samples": n}), "dry run: one draw per choice"
-    elif body.get("temperature") == 0 and n == 1 and wished.max_samples is None:
-        wishes, note = wishes.model_copy(update={"max_samples": 1}), "temperature 0: every draw would be the same"
-    if not isinstance(stream := body.get("stream") or False, bool):
-        raise InvalidInput("stream", "true or false", stream)
-    options = body.get("stream_options")
-    return Asked(
-        path=path,
-        model=model,
-        policy=policy,
-        wishes=wishes,
-        body={name: value for name, value in body.items() if name not in OURS},
-        headers=[(name, value) for name, value in headers if name not in ours and name not in OWN_HEADERS],
-        n=n,
-        stream=stream,
-        include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
-        seed=wishes.seed if body.get("seed") is None else _integer(body, "seed"),
-        note=note,
-        in_one_go=strategy(how, "auto") is None,
-    )
-
-
-def _named(config: GatewayConfig, named: str) -> tuple[str, str | None]:
-    """The upstream's model and the policy that a model's name stands for."""
-    if named in config.aliases:
-        alias = config.aliases[named]
-        return alias.model, alias.policy
-    model, colon, suffix = named.rpartition(":")
-    return (model, suffix) if colon and suffix in config.policies else (named, None)
-
-
-def _wished(body: Mapping[str, Any], headers: Mapping[str, str]) -> Wishes:
-    """From headers, over the body's object, over the aliases of max_samples."""
-    wishes = wishes_of(body.get("optscale"))
-    for alias in ("budget", "best_of"):
-        if body.get(alias) is not None:
-            wishes = wishes.over(Wishes(max_samples=_whole(body, alias, 1)))
-    written: dict[str, Any] = {}
-    for name, value in headers.items():
-        field_ = "max_samples" if name == BUDGET_HEADER else name.removeprefix(HEADER).replace("-", "_")
-        written[field_] = _json(value) if field_ in ("settings", "tags") else value
-    return wishes_of(written).over(wishes) if written else wishes
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _whole(body: Mapping[str, Any], name: str, default: int) -> int:
-    if body.get(name) is None:
-        return default
-    value = _integer(body, name)
-    if value < 1:
-        raise InvalidInput(name, "a whole number of at least 1", value)
-    return value
-
-
-def _integer(body: Mapping[str, Any], name: str) -> int:
-    value = body[name]
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidInput(name, "a whole number", value)
-    return value
-
-
-# --- drawing ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -469,22 +335,31 @@ class Completion:
         Calls that were cancelled report nothing: their completion tokens are estimated from how long they ran and how
         fast the others came.
         """
-        now, aborted = self._clock(), 0
-        tokens = counted(self._paid, "completion_tokens")
-        if self._took > 0:
-            aborted = sum(min(round(tokens / self._took * (now - at)), self._longest) for at in self._out.values())
-        lost = {"prompt_tokens": self._prompt * len(self._out), "completion_tokens": aborted}
-        usage = total(self._paid, {**lost, "total_tokens": sum(lost.values())})
+        lost = self._lost()
+        usage = total(self._paid, lost)
         came = [*drawn.counted, *drawn.unused]
         each = sum(one.prompt_tokens + one.tokens for one in came) / len(came)
         fixed = (self.asked.wishes.max_samples or 1) * each
         return usage, {
             "prompt": usage["prompt_tokens"],
             "completion": usage["completion_tokens"],
-            "aborted_estimate": aborted,
+            "aborted_estimate": lost["completion_tokens"],
             "of_answer": given.tokens,
             "saved_vs_fixed": round(fixed - usage["total_tokens"]),
         }
+
+    def _lost(self) -> dict[str, int]:
+        """The usage, as estimated, of calls that were sent and will not be answered."""
+        now, aborted = self._clock(), 0
+        tokens = counted(self._paid, "completion_tokens")
+        if self._took > 0:
+            aborted = sum(min(round(tokens / self._took * (now - at)), self._longest) for at in self._out.values())
+        prompts = self._prompt * len(self._out)
+        return {"prompt_tokens": prompts, "completion_tokens": aborted, "total_tokens": prompts + aborted}
+
+    def spent(self) -> int:
+        """All tokens so far, prompts included, whether there is an outcome or not."""
+        return counted(total(self._paid, self._lost()), "total_tokens")
 
     def _record(self, drawn: Drawn, sampling: Sampling, given: Answer, tokens: dict[str, Any]) -> dict[str, Any]:
         wishes, stop = self.asked.wishes, drawn.stop

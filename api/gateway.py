@@ -10,31 +10,27 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from suffice.adapters import math_verify
 from suffice.adapters.math_verify import MathEquality
-from suffice.adapters.openai import OpenAIServer, Reply, TimedOut, Unreachable
-from suffice.adapters.verifiers import Conforms, Judge, LogProbability, Matches, Reward, Verifier, VerifierFailed
+from suffice.adapters.openai import Reply, TimedOut, Unreachable
+from suffice.adapters.verifiers import VerifierFailed
 from suffice.optimizer import InvalidInput, NotFound, SufficeError
 
 from . import chunks, decisions
 from .access import DEFAULT_PROJECT, Visit
+from .asked import CHAT, Asked, read
 from .calibrations import Calibrations
-from .completions import CHAT, Asked, Completion, Outcome, Tools, read
+from .completions import Completion, Outcome, Tools
 from .drawing import DrawFailed, OutOfTime, Refused
-from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, VerifierConfig, sampling_of, wishes_of
-from .gateway_config import Judge as JudgeConfig
-from .gateway_config import LogProbability as LogProbabilityConfig
-from .gateway_config import Pattern as PatternConfig
-from .gateway_config import Reward as RewardConfig
+from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, sampling_of, wishes_of
 from .gateway_metrics import CONTENT_TYPE, GatewayMetrics
+from .gateway_verifiers import Verifiers
 from .upstreams import NoUpstream, Upstreams
 
 Scope = Mapping[str, Any]
@@ -105,8 +101,7 @@ class Gateway:
         self.active = 0
         self._clock = clock
         self._math = MathEquality()
-        self._servers: list[OpenAIServer] = []
-        self._verifiers = {name: self._verifier(verifier) for name, verifier in config.verifiers.items()}
+        self._verifiers = Verifiers(config.verifiers, config.limits.connect_s)
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -117,8 +112,7 @@ class Gateway:
                 yield
             finally:
                 await self._math.close()
-                for server in self._servers:
-                    await server.close()
+                await self._verifiers.close()
 
     def _warm(self) -> None:
         """Compute the tables of all policies' rules before the first request would wait for them."""
@@ -296,7 +290,7 @@ class Gateway:
         tools = Tools(
             self.config,
             self.upstreams,
-            self._verifiers.get(asked.wishes.verifier or ""),
+            self._verifiers.get(asked.wishes.verifier),
             calibration,
             drifted,
             self._equality(asked),
@@ -315,7 +309,7 @@ class Gateway:
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
             if request.visit is not None:
-                request.visit.tokens = _paid(work, completion)
+                request.visit.tokens = completion.spent()
         self._finish(request, asked, outcome)
         await _json(send, 200, outcome.body | {"optscale": self._shown(asked, outcome)}, self._headers(outcome))
 
@@ -502,65 +496,8 @@ class Gateway:
         facts = {"status": "ok" if ready else "no upstream", "upstreams": len(self.upstreams.all), "well": well}
         await _json(send, 200 if ready else 503, facts)
 
-    # --- verifiers ---
-
-    def _verifier(self, config: VerifierConfig) -> Verifier:
-        match config:
-            case LogProbabilityConfig():
-                return LogProbability()
-            case PatternConfig():
-                return Matches(re.compile(config.pattern, re.DOTALL))
-            case RewardConfig():
-                post = self._poster(config.url, config.api_key, config.timeout_s)
-                return Reward(
-                    post,
-                    path=config.path,
-                    model=config.model,
-                    aggregate=config.aggregate,
-                    label=config.label,
-                    template=config.template,
-                    step_separator=config.step_separator,
-                    raw=config.raw,
-                )
-            case JudgeConfig():
-                post = self._poster(config.url, config.api_key, config.timeout_s)
-                return Judge(post, config.model, config.question, config.critiques)
-            case _:
-                return Conforms(config.json_schema)
-
-    def _poster(self, url: str, key: str | None, seconds: float) -> Callable[[str, Mapping[str, Any]], Awaitable[Any]]:
-        server = OpenAIServer(url, key, connect_seconds=self.config.limits.connect_s, read_seconds=seconds)
-        self._servers.append(server)
-        return partial(_ask_verifier, server, seconds)
-
-
-async def _ask_verifier(server: OpenAIServer, seconds: float, path: str, body: Mapping[str, Any]) -> Any:
-    """JSON from a verifier's server; tried twice. Raises VerifierFailed."""
-    error = "no answer"
-    for _ in range(2):
-        try:
-            async with asyncio.timeout(seconds):
-                reply = await server.post(path, body)
-            if reply.status == 200:
-                return reply.json()
-            error = f"status {reply.status}"
-            if reply.status < 500 and reply.status != 429:
-                break
-        except (Unreachable, TimeoutError, ValueError) as wrong:
-            error = str(wrong) or "no answer in time"
-    raise VerifierFailed(f"{path}: {error}")
-
 
 # --- answers ----------------------------------------------------------------------------------------------------------
-
-
-def _paid(work: asyncio.Future[Outcome], completion: Completion) -> int:
-    """The tokens that a decision cost, prompts included; where there is none, those of the answers that came."""
-    if work.done() and not work.cancelled() and work.exception() is None:
-        tokens = work.result().record["tokens"]
-        return int(tokens["prompt"] + tokens["completion"] + tokens["aborted_estimate"])
-    drawn = completion.drawing.result
-    return int(sum(one.tokens or 0 for one in [*drawn.counted, *drawn.unused]))
 
 
 async def _gone(receive: Receive) -> None:
