@@ -75,7 +75,7 @@ export function trialTable(study) {
   states.setAttribute("aria-label", "Filter trials by state");
   const element = h("section", { class: "card", "aria-labelledby": "trials" },
     h("div", { class: "row" }, h("h2", { id: "trials" }, "Trials"), find, states, h("a", { class: "button push", href: `${studyPath(study.name, "/v1/dashboard")}/trials.csv`, download: `${study.name}.csv` }, "CSV")),
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-labelledby": "trials" }, h("table", { class: "trials" }, h("thead", {}, h("tr", {}, heads.map(({ head }) => head))), body)),
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of trials" }, h("table", { class: "trials" }, h("thead", {}, h("tr", {}, heads.map(({ head }) => head))), body)),
     h("div", { class: "row" }, said, before, next));
   return { element, load, mark: (/** @type {number} */ number) => { best = number; } };
 }
