@@ -31,7 +31,14 @@ class Fitting:
     async def fit(self, wanted: CalibrationCreate) -> dict[str, Any]:
         """The JSON of a calibration. Raises InvalidInput for a pool that it cannot be learned from."""
         await asyncio.to_thread(read, wanted.pool, wanted.score)
-        job = json.dumps(wanted.model_dump(include={"pool", "max_samples", "score", "orders", "seed"})).encode()
+        return await self._done(wanted.model_dump(include={"pool", "max_samples", "score", "orders", "seed"}))
+
+    async def learn_prompts(self, document: dict[str, Any], traffic: dict[str, Any]) -> dict[str, Any]:
+        """A calibration's JSON with what features tell learned from traffic (SamplingStore.traffic)."""
+        return await self._done({"document": document, "traffic": traffic})
+
+    async def _done(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        job = json.dumps(wanted).encode()
         async with self._turn:
             pipe = asyncio.subprocess.PIPE
             environment = {**os.environ, **ONE_THREAD}
@@ -58,9 +65,24 @@ def fitted(wanted: CalibrationCreate) -> dict[str, Any]:
     return Calibration.fit(pool, wanted.max_samples, orders=wanted.orders, seed=wanted.seed).to_json()
 
 
+def informed(document: dict[str, Any], traffic: dict[str, Any]) -> dict[str, Any]:
+    """A calibration's JSON with a prompt model from traffic, computed here. Raises InvalidInput."""
+    import numpy as np
+
+    from suffice.optimizer.prompts import PromptModel
+
+    rows = traffic["features"]
+    if len({len(row) for row in rows}) != 1:
+        raise InvalidInput("features", "finished prompts with as many features each", f"{len(rows)} prompts")
+    right, drawn = (np.array(traffic[name], dtype=float) for name in ("right", "drawn"))
+    return {**document, "prompt_model": PromptModel.fit(np.array(rows, dtype=float), right, drawn).to_json()}
+
+
 def answer(job: dict[str, Any]) -> dict[str, Any]:
     """The JSON of the calibration that a job wants, or what is wrong with its pool."""
     try:
+        if "traffic" in job:
+            return informed(job["document"], job["traffic"])
         return fitted(CalibrationCreate(name="fitted", **job))
     except InvalidInput as error:
         return {"problems": [(p.field, p.expected, _plain(p.got)) for p in error.problems]}

@@ -31,6 +31,23 @@ async def create_calibration(parts: PartsDep, wanted: CalibrationCreate, respons
     return made
 
 
+@router.post(
+    "/calibrations/{name}/prompts",
+    status_code=201,
+    responses=problems(404, 422, 503),
+    summary="Learn what features of prompts tell",
+)
+async def learn_prompts(parts: PartsDep, name: Name) -> CalibrationOut:
+    """A new version whose prior over prompts is learned from this service's finished prompts that have features.
+
+    How many of their answers are right is taken from votes and scores: labelled prompts belong into a `pool`.
+    """
+    document = (await run_in_threadpool(parts.calibrations.export, name)).document
+    traffic = await run_in_threadpool(parts.samplings.traffic, name)
+    made = await parts.fitting.learn_prompts(document, traffic)
+    return await run_in_threadpool(parts.calibrations.add, name, made)
+
+
 @router.get("/calibrations", responses=problems(422), summary="List calibrations")
 def list_calibrations(parts: PartsDep, limit: Limit = 100, cursor: Cursor = None) -> CalibrationPage:
     """The newest version of each, by name."""

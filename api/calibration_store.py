@@ -219,6 +219,7 @@ def calibration_out(row: CalibrationRow) -> CalibrationOut:
         scored=document["model"] is not None,
         quality=document["quality"],
         ways=list(dict.fromkeys(document["ways"])),
+        signal=None if document["prompt_model"] is None else document["prompt_model"]["signal"],
         drift=None if document["drift"] is None else DriftOut(total=row.drift_total, alarm=row.drift_alarm),
         created_at=row.created_at,
     )

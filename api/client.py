@@ -46,7 +46,7 @@ from .client_trial import TrialCalls
 from .flows import AsyncLink, Awaiting, Blocking, SyncLink
 from .progress import Progress as Progress
 from .progress import Show as Show
-from .sampling_loop import Drawn, Prompts
+from .sampling_loop import Drawn, Features, Prompts
 from .sampling_loop import Picked as Picked
 from .sampling_loop import Sampled as Sampled
 from .sampling_wire import DrawOut as Draw
@@ -236,16 +236,17 @@ class Client(ClientCalls[Study], SamplingsCalls[Sampling], Blocking):
         prompts: Prompts,
         *,
         workers: int = 1,
+        features: Features | None = None,
         **options: Unpack[BatchOptions],
     ) -> Sampled[Sampling]:
         """Draw answers to ``prompts`` until each has enough, and say which to give.
 
         ``draw(prompt, count)`` returns that many answers, each an `Answer` or what is voted on; what it raises is
-        raised here. ``workers`` prompts are drawn for at a time, in threads. The options are those of
-        `create_sampling`.
+        raised here. ``workers`` prompts are drawn for at a time, in threads. ``features(prompt)`` are numbers that tell
+        how hard it is, for the calibration. The options are those of `create_sampling`.
         """
         named = sampling_loop.named(prompts, workers)
-        sampling: Sampling = self._link.run(self._begin(list(named), options))
+        sampling: Sampling = self._link.run(self._begin(sampling_loop.described(named, features), options))
         return sampling_loop.sample(sampling, draw, named, workers)
 
     def __enter__(self) -> Self:
@@ -370,11 +371,12 @@ class AsyncClient(ClientCalls[AsyncStudy], SamplingsCalls[AsyncSampling], Awaiti
         prompts: Prompts,
         *,
         workers: int = 1,
+        features: Features | None = None,
         **options: Unpack[BatchOptions],
     ) -> Sampled[AsyncSampling]:
         """As `Client.sample`, with a coroutine function."""
         named = sampling_loop.named(prompts, workers)
-        sampling: AsyncSampling = await self._link.run(self._begin(list(named), options))
+        sampling: AsyncSampling = await self._link.run(self._begin(sampling_loop.described(named, features), options))
         return await sampling_loop.sample_async(sampling, draw, named, workers)
 
     async def __aenter__(self) -> Self:

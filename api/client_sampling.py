@@ -173,7 +173,7 @@ class SamplingsCalls(Generic[SamplingT]):
     def create_sampling(
         self, prompts: Sequence[str | Mapping[str, Any]] = ("0",), **options: Unpack[BatchOptions]
     ) -> Flow[SamplingT]:
-        """Begin a sampling of one prompt or several. ``prompts`` are ids, or ``{"id": ..., "prior": ...}``."""
+        """Begin a sampling of one prompt or several. ``prompts`` are ids, or ``{"id":, "features":}`` or "prior"."""
         return (yield from self._begin(prompts, options))
 
     def _begin(self, prompts: Sequence[Any], options: Mapping[str, Any]) -> Flow[SamplingT]:
@@ -230,6 +230,13 @@ class SamplingsCalls(Generic[SamplingT]):
         """Take in what `export_calibration` gave, or a calibration's ``to_json``."""
         content = document.document if isinstance(document, CalibrationExport) else dict(document)
         return (yield from self._calibration(build(CalibrationCreate, name=name, document=content)))
+
+    @operation
+    def learn_prompts(self, name: str) -> Flow[CalibrationOut]:
+        """A new version of a calibration that learned what features tell from the service's own finished prompts."""
+        path = f"{_calibration_path(name)}/prompts"
+        request = Request("POST", path, patience=FIT_SECONDS, repeatable=False)
+        return (yield from call(self._link, request, CalibrationOut))
 
     def _calibration(self, message: CalibrationCreate) -> Flow[CalibrationOut]:
         request = Request("POST", "/v1/calibrations", body(message), patience=FIT_SECONDS, repeatable=False)

@@ -148,8 +148,11 @@ def check(options: SamplingOptions, calibration: Calibration | None) -> None:
     made(_definition(options), calibration)
 
 
-def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> list[PromptSpec]:
-    """The prompts of a new sampling, once all of it is checked. Raises InvalidInput."""
+Known = dict[str, Any] | None  # of a prompt beforehand: its features, and its prior unless that is flat
+
+
+def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> list[tuple[str, Known]]:
+    """The prompts of a new sampling and what is known of them, once all of it is checked. Raises InvalidInput."""
     check(wanted, calibration)
     prompts = [PromptSpec(id=p) if isinstance(p, str) else p for p in wanted.prompts]
     seen: set[str] = set()
@@ -157,9 +160,10 @@ def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> lis
         if prompt.id in seen:
             raise InvalidInput(f"prompts.{i}.id", "ids that differ", prompt.id)
         seen.add(prompt.id)
-        check_prior(wanted, prompt.prior, f"prompts.{i}.prior")
-    if len({str(p.prior) for p in prompts}) > MOST_PRIORS:
-        raise InvalidInput("prompts", f"at most {MOST_PRIORS} different priors", len({str(p.prior) for p in prompts}))
+    found = [(p.id, known(wanted, p.prior, p.features, calibration, f"prompts.{i}.")) for i, p in enumerate(prompts)]
+    priors = len({_prior(one) for _, one in found})
+    if priors > MOST_PRIORS:
+        raise InvalidInput("prompts", f"at most {MOST_PRIORS} different priors", priors)
     if wanted.budget is not None:
         if wanted.rule != "suffice":
             raise InvalidInput("rule", "suffice, because with a budget an answer's worth counts", wanted.rule)
@@ -167,21 +171,41 @@ def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> lis
             raise InvalidInput("expected_tokens", "the tokens of an answer, because there is a budget of them", None)
     if wanted.deadline is not None and wanted.deadline <= 0:
         raise InvalidInput("deadline", "a positive number", wanted.deadline)
-    return prompts
+    return found
 
 
-def check_prior(options: SamplingOptions, prior: PriorSpec | None, field: str) -> None:
-    if prior is None:
-        return
-    if options.rule != "suffice" or options.calibration is not None:
-        raise InvalidInput(field, "none, with a calibration or any rule but suffice", "a prior")
-    if options.max_samples > MOST_WITH_PRIOR:
-        raise InvalidInput("max_samples", f"at most {MOST_WITH_PRIOR} with priors", options.max_samples)
+def known(
+    options: SamplingOptions,
+    prior: PriorSpec | None,
+    features: Sequence[float] | None,
+    calibration: Calibration | None,
+    where: str,
+) -> Known:
+    """What is known of a prompt beforehand; its prior is given, or the calibration makes it of its features.
+
+    Features that no calibration can use yet are kept, to learn from. Raises InvalidInput.
+    """
+    if prior is None and features is None:
+        return None
+    if prior is not None and features is not None:
+        raise InvalidInput(f"{where}prior", "either a prior or features", "both")
+    if options.rule != "suffice":
+        field = "features" if prior is None else "prior"
+        raise InvalidInput(f"{where}{field}", "none, with any rule but suffice", options.rule)
+    made: dict[str, Any] = {} if prior is None else prior.model_dump()
     try:
-        _prior(prior.model_dump())
+        if features is not None:
+            made["features"] = list(features)
+            if calibration is not None and calibration.prompt_model is not None:
+                found = calibration.prior(features)
+                made |= {} if found == FLAT else {"theta": found.theta, "alpha": found.alpha}
+        _prior(made)
     except InvalidInput as error:
-        name = error.problems[0].field.removeprefix("prior.")
-        raise InvalidInput(f"{field}.{name}", error.problems[0].expected, error.problems[0].got) from None
+        problem = error.problems[0]
+        raise InvalidInput(f"{where}{problem.field}", problem.expected, problem.got) from None
+    if "theta" in made and options.max_samples > MOST_WITH_PRIOR:
+        raise InvalidInput("max_samples", f"at most {MOST_WITH_PRIOR} with priors", options.max_samples)
+    return made
 
 
 def needs_scores(definition: Mapping[str, Any], calibration: Calibration | None) -> bool:
@@ -194,7 +218,7 @@ def _definition(options: SamplingOptions) -> dict[str, Any]:
 
 
 def _prior(prior: Mapping[str, Any] | None) -> TypePrior:
-    return FLAT if prior is None else TypePrior(tuple(prior["theta"]), tuple(prior["alpha"]))
+    return FLAT if prior is None or "theta" not in prior else TypePrior(tuple(prior["theta"]), tuple(prior["alpha"]))
 
 
 OPTIONS = ("max_samples", "target", "price", "token_price", "expected_tokens", "latency", "batch", "scores")
@@ -218,7 +242,7 @@ def made(
         "settings": definition["settings"],
         "deadline": definition.get("deadline"),
         "least_gain": least,
-        "prior": None if prior is None else {"theta": tuple(prior["theta"]), "alpha": tuple(prior["alpha"])},
+        "prior": None if (found := _prior(prior)) == FLAT else {"theta": found.theta, "alpha": found.alpha},
         "calibration": None if calibration is None else calibration.name,
         "elapsed": elapsed,
         "issued": issued,
@@ -335,6 +359,16 @@ def _stop(state: State, decided: Sequence[Decided]) -> Mapping[str, Any] | None:
     return {"reason": ALL_ENOUGH, "message": f"{len(state.prompts)} prompts"}
 
 
+def expected_right(
+    definition: Mapping[str, Any], calibration: Calibration | None, prompt: PromptState
+) -> tuple[float, int]:
+    """How many of a prompt's answers are right, as far as votes and scores tell, and how many count."""
+    sampling = made(definition, calibration, prompt.prior, prompt.draws)
+    chances = sampling.posterior.answers
+    counted = sorted((d for d in prompt.draws if d.told), key=lambda d: d.number)[: sampling.samples]
+    return sum(chances[d.answer] for d in counted if d.answer is not None), sampling.samples
+
+
 # --- what is known ----------------------------------------------------------------------------------------------------
 
 
@@ -365,14 +399,14 @@ def trusts(wanted: SamplingOptions, alarm: bool | None) -> bool:
 def decide(wanted: SamplingDecide, calibration: Calibration | None, alarm: bool | None) -> SamplingDecideOut:
     """The decision after the answers so far, and the pick."""
     check(wanted, calibration)
-    check_prior(wanted, wanted.prior, "prior")
+    before = known(wanted, wanted.prior, wanted.features, calibration, "")
     definition: dict[str, Any] = {**_definition(wanted), "scores": trusts(wanted, alarm)}
     if needs_scores(definition, calibration):
         for i, a in enumerate(wanted.answers):
             if a.answer is not None and a.score is None:
                 raise InvalidInput(f"answers.{i}.score", SCORE, None)
     draws = [Told(i, True, False, a.answer, a.score, a.tokens) for i, a in enumerate(wanted.answers)]
-    sampling = made(definition, calibration, definition["prior"], draws)
+    sampling = made(definition, calibration, before, draws)
     step = sampling.ask()
     return SamplingDecideOut(
         draw=step.count if isinstance(step, Draw) else None,

@@ -19,6 +19,9 @@ ELSEWHERE_SECONDS = 1.0  # between asks while all that is out is in other hands
 Prompts = Mapping[str, Any] | Sequence[Any]
 """Prompts by id, or in order; they are handed to ``draw`` and not sent to the service."""
 
+Features = Callable[[Any], Sequence[float]]
+"""What is known of a prompt beforehand, as numbers (an embedding, how earlier runs went)."""
+
 Drawn = Sequence[Reading]
 SamplingT = TypeVar("SamplingT", bound=SamplingCalls)
 
@@ -79,6 +82,13 @@ def named(prompts: Prompts, workers: int) -> dict[str, Any]:
     if isinstance(prompts, str):
         raise InvalidRequest.of(FieldProblem(field="prompts", expected="a list of prompts", got=prompts[:200]))
     return {str(i): prompt for i, prompt in enumerate(prompts)}
+
+
+def described(prompts: dict[str, Any], features: Features | None) -> list[Any]:
+    """Prompts as they are sent: ids, with features where there are some."""
+    if features is None:
+        return list(prompts)
+    return [{"id": name, "features": [float(x) for x in features(prompt)]} for name, prompt in prompts.items()]
 
 
 def work(loop: Loop) -> Flow[Sampled[Any]]:

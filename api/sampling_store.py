@@ -6,6 +6,7 @@ twice, it decides while it holds the database: then it is the others who wait, f
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,22 @@ from suffice.optimizer.errors import Problem
 
 from .calibration_store import CalibrationStore, watch
 from .database import Database
-from .sampling_decisions import SCORE, Plan, PromptState, State, Told, needs_scores, plan, result, standing, trusts
+from .sampling_decisions import (
+    SCORE,
+    Known,
+    Plan,
+    PromptState,
+    State,
+    Told,
+    expected_right,
+    needs_scores,
+    plan,
+    result,
+    standing,
+    trusts,
+)
 from .sampling_wire import (
     DrawOut,
-    PromptSpec,
     RecordedAnswer,
     SamplingAsk,
     SamplingAskOut,
@@ -42,6 +55,7 @@ from .store import Clock, now
 from .tables import CalibrationRow, DrawRow, PromptRow, SamplingRow
 from .wire import StopOut
 
+MOST_TRAFFIC = 5000  # prompts that features are learned from
 TRIES = 2  # to decide without holding the database
 DEFINITION = set(SamplingOptions.model_fields) | {"budget", "deadline", "lease_seconds"}
 
@@ -66,7 +80,11 @@ class SamplingStore:
         return store
 
     def create(
-        self, wanted: SamplingCreate, prompts: Sequence[PromptSpec], calibration_id: int | None, alarm: bool | None
+        self,
+        wanted: SamplingCreate,
+        prompts: Sequence[tuple[str, Known]],
+        calibration_id: int | None,
+        alarm: bool | None,
     ) -> str:
         """A new sampling's id, or that of an equal one with the same key; the caller has checked it."""
         at = self.clock()
@@ -89,7 +107,10 @@ class SamplingStore:
                     self._pin(session, row, calibration_id)
                 session.add(row)
                 session.flush()
-                session.add_all(_prompt_row(row.id, i, prompt) for i, prompt in enumerate(prompts))
+                session.add_all(
+                    PromptRow(sampling_id=row.id, position=i, prompt=name, prior=known)
+                    for i, (name, known) in enumerate(prompts)
+                )
         except IntegrityError:
             if wanted.idempotency_key is None:
                 raise
@@ -104,16 +125,17 @@ class SamplingStore:
             raise Conflict("the calibration was deleted meanwhile")
         row.definition = {**row.definition, "calibration_version": version}
 
-    def _created_before(self, wanted: SamplingCreate, prompts: Sequence[PromptSpec]) -> str:
+    def _created_before(self, wanted: SamplingCreate, prompts: Sequence[tuple[str, Known]]) -> str:
         """The sampling that a request with the same key created; Conflict where it was another request."""
         with self.database.read() as session:
             row = session.exec(self.own().where(SamplingRow.key == wanted.idempotency_key)).one()
             query = select(PromptRow).where(PromptRow.sampling_id == row.id).order_by(col(PromptRow.position))
             found = [(p.prompt, p.prior) for p in session.exec(query)]
+        given = json.loads(json.dumps(prompts))  # tuples become lists, as in the database
         definition = wanted.model_dump(mode="json", include=DEFINITION)
         chosen = {"scores"} | ({"calibration_version"} if wanted.calibration_version is None else set())
         same = all(row.definition[name] == value for name, value in definition.items() if name not in chosen)
-        if not same or found != [(p.id, p.prior and p.prior.model_dump()) for p in prompts]:
+        if not same or [list(one) for one in found] != given:
             raise Conflict(f"the idempotency key {wanted.idempotency_key!r} was used for another request")
         return row.public_id
 
@@ -287,6 +309,31 @@ class SamplingStore:
         ]
         return SamplingOut(**_fields(row), results=results)
 
+    def traffic(self, calibration: str) -> Traffic:
+        """Features, right answers and answers of finished prompts that went by any version of a calibration.
+
+        Nobody labelled them: how many answers are right is what votes and scores say. Of many, the newest samplings'.
+        """
+        found: Traffic = {"features": [], "right": [], "drawn": []}
+        models = dict(self.calibrations.named(calibration, v.version) for v in self.calibrations.versions(calibration))
+        with self.database.read() as session:
+            own = self.own().where(col(SamplingRow.calibration_id).in_(models))
+            query = own.order_by(col(SamplingRow.id).desc())
+            for row in session.exec(query):
+                known = [p for p in _prompts(session, row.id) if p.stop and p.prior and "features" in p.prior]
+                if len(found["drawn"]) + len(known) > MOST_TRAFFIC:
+                    break
+                draws = _draws(session, row.id, {p.position for p in known}, self.clock()) if known else {}
+                model = models[row.calibration_id or 0]
+                for p in known:
+                    state = _prompt_state(p, 0, draws.get(p.position, ()), active=True)
+                    hits, n = expected_right(row.definition, model, state)
+                    if n and p.prior is not None:
+                        found["features"].append(p.prior["features"])
+                        found["right"].append(hits)
+                        found["drawn"].append(n)
+        return found
+
     def answers(self, public_id: str, after: tuple[int, int], limit: int, prompt: str | None) -> AnswerPart:
         """Draws by prompt and number, from behind one; and where the next part goes on, if there is one."""
         with self.database.read() as session:
@@ -312,6 +359,7 @@ class SamplingStore:
         return page, None if last is None else (last.position, last.number)
 
 
+Traffic = dict[str, list[Any]]
 AnswerPart = tuple[list[RecordedAnswer], tuple[int, int] | None]
 
 
@@ -388,11 +436,6 @@ def _check_equal(draw: DrawRow, answer: ToldAnswer, where: str) -> None:
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
-
-
-def _prompt_row(sampling_id: int, position: int, prompt: PromptSpec) -> PromptRow:
-    prior = None if prompt.prior is None else prompt.prior.model_dump()
-    return PromptRow(sampling_id=sampling_id, position=position, prompt=prompt.id, prior=prior)
 
 
 def _prompt_state(row: PromptRow, out: int, draws: Sequence[Told], *, active: bool) -> PromptState:

@@ -16,6 +16,7 @@ MOST_SAMPLES = 256  # of a prompt: the posterior's tables grow with the cube
 MOST_WITH_PRIOR = 64  # the same, with priors of their own: each has tables of its own
 MOST_PROMPTS = 1000
 MOST_PRIORS = 32  # different ones in a sampling
+MOST_FEATURES = 4096
 
 Key = Annotated[str | None, Field(min_length=1, max_length=200)]
 PromptId = Annotated[str, Field(min_length=1, max_length=200)]
@@ -27,6 +28,10 @@ Answer = (
 """What is voted on: equal answers are votes for the same."""
 
 Setting = StrictStr | StrictBool | Annotated[StrictInt, Field(gt=-(2**53), lt=2**53)] | FiniteFloat
+
+
+Features = Annotated[list[FiniteFloat] | None, Field(min_length=1, max_length=MOST_FEATURES)]
+"""What is known of a prompt beforehand; the calibration makes its prior of them."""
 
 
 class PriorSpec(Wire):
@@ -60,6 +65,7 @@ class PromptSpec(Wire):
 
     id: PromptId
     prior: PriorSpec | None = None
+    features: Features = None
 
 
 class TokenBudget(Wire):
@@ -222,6 +228,7 @@ class SamplingDecide(SamplingOptions):
 
     answers: list[AnswerSoFar] = Field(max_length=MOST_SAMPLES)
     prior: PriorSpec | None = None
+    features: Features = None
 
 
 class SamplingDecideOut(Wire):
@@ -271,6 +278,7 @@ class CalibrationOut(Wire):
     scored: bool
     quality: bool
     ways: list[str]
+    signal: float | None = None  # nats per prompt by which features predict solve rates; None: its pool had none
     drift: DriftOut | None = None  # None: scores are not looked at, or cannot be watched
     created_at: datetime
 

@@ -654,3 +654,54 @@ def test_no_body_is_too_strange(service: Service, calibration: Calibration, data
     elif path == "/v1/calibrations":
         wanted = {"answers": ANSWERS, "calibration": found["name"], "price": 0.01}
         service.call("POST", "/v1/samplings:decide", wanted, status=200)
+
+
+# --- features of prompts ----------------------------------------------------------------------------------------------
+
+
+def known_pool(prompts: int) -> dict[str, Any]:
+    """Prompts whose feature is how hard they are."""
+    made = pool(prompts)
+    for i, prompt in enumerate(made["prompts"]):
+        prompt["features"] = [i % 10 / 10, 1.0]
+        for sample in prompt["samples"]:
+            del sample["score"]
+    return made
+
+
+def test_features_become_priors_and_finished_prompts_are_learned_from(service: Service):
+    made = service.call(
+        "POST", "/v1/calibrations", {"name": "known", "pool": known_pool(60), "max_samples": 8}, status=201
+    )
+    assert made["signal"] > 0.05
+    prompts: list[Any] = [{"id": f"k{i}", "features": [i % 10 / 10, 1.0]} for i in range(40)]
+    wanted = {"calibration": "known", "max_samples": 8, "price": 0.002}
+    path = create(service, prompts=[*prompts, "unknown"], **wanted)
+    tell(service, path, [{"prompt": p, "number": 0, "answer": "a"} for p in ("k9", "k0", "unknown")])
+    sure = {r["prompt"]: r["confidence"] for r in service.call("GET", path)["results"] if r["samples"]}
+    assert sure["k9"] > sure["unknown"] > sure["k0"]
+    one = {**wanted, "answers": [{"answer": "a"}]}
+    found = service.call("POST", "/v1/samplings:decide", {**one, "features": [0.9, 1.0]})
+    assert found["confidence"] == pytest.approx(sure["k9"])
+    for fields, where in (
+        ({"features": [0.9]}, "features"),
+        ({"features": [0.9, 1.0], "prior": PRIOR}, "prior"),
+        ({"features": [0.9, 1.0], "rule": "fixed", "calibration": None}, "features"),
+    ):
+        wrong = service.call("POST", "/v1/samplings:decide", {**one, **fields}, status=422)
+        assert [problem["field"] for problem in wrong["errors"]] == [where]
+
+    path = create(service, prompts=prompts, **wanted)
+    for i, prompt in enumerate(prompts):
+        own = [reading(prompt["id"], n, right=(i % 10 + 0.5) / 10) for n in range(8)]
+        tell(service, path, [{"prompt": prompt["id"], "number": n, "answer": a["answer"]} for n, a in enumerate(own)])
+    while "stop" not in ask(service, path):
+        pass
+    learned = service.call("POST", "/v1/calibrations/known/prompts", status=201)
+    assert (learned["version"], learned["prompts"]) == (2, 60)
+    assert learned["signal"] is not None
+    one_feature = {"name": "bare", "document": service.call("GET", "/v1/calibrations/known/export")["document"]}
+    service.call("POST", "/v1/calibrations", one_feature, status=201)
+    nothing = service.call("POST", "/v1/calibrations/bare/prompts", status=422)
+    assert nothing["errors"][0]["field"] == "features"
+    service.call("POST", "/v1/calibrations/nobody/prompts", status=404)
