@@ -40,7 +40,7 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     diffusion.run(1, results, None, -1)  # nothing is run twice
     assert diffusion.read(results) == rows
     levels = next(row for row in rows if row["method"] == "bayes, levels")
-    assert 5 * 16 <= levels["images"] <= 6 * 16
+    assert 5 * 16 <= levels["images"] < 7 * 16  # the last one may go beyond
     assert levels["curve"][-1][0] == levels["images"]
     diffusion.figure(rows, figure)
     assert figure.read_bytes().startswith(PNG)

@@ -357,7 +357,7 @@ def test_fewer_images_first(pipeline: Any, evaluation: Evaluation) -> None:
         progress=False,
     )  # fmt: skip
     assert {t.judged.images for t in found.tried} <= {16, 32, 64}
-    assert 2 * 64 <= found.images <= 3 * 64
+    assert 2 * 64 <= found.images < 4 * 64  # the last one may go beyond
     assert len(found.tried) > 3
 
 

@@ -26,6 +26,7 @@ from .source import Source, source_of
 METHODS = ("bayes", "random", "autodiffusion", "usf")
 SECOND = ("calls", "latency")
 FIRST = ("quadratic", "exponential_inner", "leading", "karras_inner", "align_sdxl", "trailing", "flow_1", "flow_3")
+APART = 0.05  # of their range: how far the times of half of those that are confirmed lie from all better ones
 OTHER_NOISE = 1  # added to the noise seed for the confirmation
 
 
@@ -300,13 +301,26 @@ class Search:
         )
 
     def _leaders(self, tried: Sequence[Tried], count: int) -> list[Tried]:
-        """The best different schedules, first of those that made the most images."""
+        """The best schedules, first of those that made the most images: half simply the best, half far from these.
+
+        What is nearly the same is fitted to the noise of the search in the same way, and would confirm itself.
+        """
         sign = 1.0 if self.evaluation.quality.direction == "minimize" else -1.0
         ranked = sorted(tried, key=lambda t: (-t.judged.images, sign * t.judged.score.value))
-        kept: dict[str, Tried] = {}
+        different: dict[str, Tried] = {}
         for t in ranked:
-            kept.setdefault(str(t.schedule), t)
-        return list(kept.values())[:count]
+            different.setdefault(str(t.schedule), t)
+        ranked = list(different.values())
+        space = self.choices.space
+        X = space.encode([{n: v for n, v in t.params.items() if n in space.parameters} for t in ranked])
+        X = X[:, space.columns(["times"])]
+        chosen = list(range(min((count + 1) // 2, len(ranked))))
+        for i in range(len(chosen), len(ranked)):
+            if len(chosen) < count and ((X[chosen] - X[i]) ** 2).mean(1).min() >= APART**2:
+                chosen.append(i)
+        rest = (i for i in range(len(ranked)) if i not in chosen)
+        chosen += [i for i, _ in zip(rest, range(count - len(chosen)), strict=False)]
+        return [ranked[i] for i in sorted(chosen)]
 
     def _front(self, tried: Sequence[Tried]) -> list[Tried]:
         """What no other beats in both objectives, from few calls to many."""
