@@ -298,6 +298,29 @@ def test_what_is_not_there_is_said(browser: Any, service: Service):
             expect(visitor.page.get_by_role("alert")).to_contain_text("there is no")
 
 
+def test_what_pictures_are_computed_from(visitor: Visitor):
+    """The small functions behind them, in the browser that runs them."""
+    page = visitor.page
+    visitor.go("/new")
+
+    def called(module: str, expression: str) -> Any:
+        return page.evaluate(f"async () => {{ const m = await import('/assets/x/{module}.js'); return {expression}; }}")
+
+    # Through x + 2 y on a grid of 3 x 3 columns, the line at 3 is where it should be.
+    pieces = called("contour", "m.isoline([0, 1, 2, 2, 3, 4, 4, 5, 6], 3, 3)")
+    assert pieces
+    assert all(abs(x + 2 * y - 3) < 1e-9 for piece in pieces for x, y in piece)
+    ticks = called("scales", "m.numeric([0.0001, 0.1], [0, 300], { log: true }).ticks.map((t) => t.value)")
+    assert ticks == [0.0001, 0.001, 0.01, 0.1]
+    places = called("scales", "[1, 10, 100].map(m.numeric([1, 100], [0, 200], { log: true }).at)")
+    assert places == [0, 100, 200]
+    assert called("scales", "m.numeric([0, 7], [0, 100], { whole: true }).ticks.map((t) => t.value)") == [0, 2, 4, 6]
+    assert called("dom", "m.csv([['=1+1', -2, 'a,\"b\"', null]])") == '\'=1+1,-2,"a,""b""",\r\n'
+    assert called("dom", "[0.00001234, 12345678, -0, 1234, null, 0.5].map((x) => m.number(x))") == [
+        *("1.23e−5", "1.23e7", "0", "1\u202f234", "–", "0.5"),
+    ]
+
+
 def test_light_and_dark_are_chosen_and_kept(visitor: Visitor):
     page = visitor.page
     visitor.go("/")

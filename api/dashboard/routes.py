@@ -25,6 +25,7 @@ from .wire import ContourOut, Curve, CurvesOut, Overview, SlicesOut, StudyLine, 
 router = Router(prefix="/v1/dashboard", tags=["dashboard"])
 CURVES = 60  # trials whose reports are shown
 MOST_SLICES = 12
+NO_NUL = "^[^\\x00]*$"  # PostgreSQL has no texts with one in it
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
 
 
@@ -37,7 +38,7 @@ def histories(request: Request) -> Histories:
 def list_studies(
     request: Request,
     parts: PartsDep,
-    text: Annotated[str, Query(max_length=100, description="Only studies whose names contain it")] = "",
+    text: Annotated[str, Query(max_length=100, pattern=NO_NUL, description="Only studies whose names contain it")] = "",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> StudyLines:

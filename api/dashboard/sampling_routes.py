@@ -18,6 +18,7 @@ from suffice.api.tables import DrawRow, PromptRow, SamplingRow
 from suffice.api.wire import StopOut
 from suffice.optimizer import Draw, Enough, InvalidInput, NotFound, Sampling
 
+from .routes import NO_NUL
 from .wire import (
     BelievedAnswer,
     DecisionLine,
@@ -161,7 +162,7 @@ def _reliability(confidence: np.ndarray, right: np.ndarray) -> ReliabilityOut:
 
 
 @router.get("/samplings/{id}/replay", responses=problems(404, 422), summary="One prompt's decision, answer by answer")
-def replay_prompt(parts: PartsDep, id: Id, prompt: Annotated[str, Query(max_length=200)]) -> ReplayOut:
+def replay_prompt(parts: PartsDep, id: Id, prompt: Annotated[str, Query(max_length=200, pattern=NO_NUL)]) -> ReplayOut:
     """What was believed after each answer, and what the rule would do, in the order in which they were asked for."""
     with parts.store.database.read() as session:
         row = parts.samplings.by_public_id(session, id)

@@ -27,8 +27,12 @@ const list = (label, head, rows, numbers) => h("div", { class: "scroll", tabinde
   h("thead", {}, h("tr", {}, head.map((text, i) => h("th", { scope: "col", class: numbers.includes(i) ? "number" : "" }, text)))),
   h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell, i) => h("td", { class: numbers.includes(i) ? "number" : "" }, cell)))))));
 
+let shown = "";
 async function show() {
   const [found, gateway] = await Promise.all([get("/v1/dashboard/samplings"), get("/v1/dashboard/decisions").catch(() => ({ decisions: [], gateway: false }))]); // those take an admin
+  const all = JSON.stringify([found, gateway]);
+  if (all === shown) return;
+  shown = all;
   const lines = found.samplings;
   const rows = lines.map((/** @type {any} */ l) => [h("a", { class: "whole", href: `/samplings/${l.id}` }, l.id.slice(0, 8)), l.rule, number(l.prompts + l.open), l.open ? `${number(l.open)} open` : "all decided", number(l.samples), l.fixed_tokens > 0 ? percent(1 - l.tokens / l.fixed_tokens) : l.fixed_samples ? percent(1 - l.samples / l.fixed_samples) : "–", l.confidence === undefined ? "–" : percent(l.confidence), ago(l.created_at)]);
   const decided = gateway.decisions.map((/** @type {any} */ d) => [h("a", { class: "whole", href: `/decisions/${encodeURIComponent(d.id)}` }, d.id.slice(0, 14)), d.model, d.policy, number(d.samples), d.confidence === undefined ? "–" : percent(d.confidence), d.reason, d.tokens === undefined ? "–" : number(d.tokens), d.saved === undefined ? "–" : number(d.saved)]);
@@ -38,7 +42,11 @@ async function show() {
       : h("section", { class: "card" }, h("p", {}, "There is no sampling yet. They come from ", h("code", {}, "client.sample(draw, prompts)"), " and ", h("code", {}, "POST /v1/samplings"), ".")),
     gateway.gateway ? h("section", { class: "card" }, h("h2", {}, "The gateway's newest decisions"), decided.length ? list("Decisions of the gateway", ["Decision", "Model", "Policy", "Answers", "Confidence", "Why no more", "Tokens", "Saved"], decided, [3, 4, 6, 7]) : h("p", { class: "quiet" }, "None yet.")) : null);
 }
-try { await show(); } catch (problem) {
+const REFRESH = 5000; // ms
+try {
+  await show();
+  setInterval(() => { if (!document.hidden) show().catch(() => {}); }, REFRESH);
+} catch (problem) {
   if (!("status" in /** @type {any} */ (problem))) throw problem;
   page("Samplings", h("h1", {}, "Samplings"), failure(/** @type {any} */ (problem).message));
 }
