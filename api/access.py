@@ -69,7 +69,7 @@ TAKES: dict[Role, tuple[str, ...]] = {
         *("POST /v1/studies", "POST /v1/studies:import", "PATCH /v1/studies/{name}", "DELETE /v1/studies/{name}"),
         *("POST /v1/studies/{name}/trials", f"POST {_TRIAL}/cancel"),
         *("POST /v1/samplings", "DELETE /v1/samplings/{id}"),
-        *("POST /v1/calibrations", "DELETE /v1/calibrations/{name}"),
+        *("POST /v1/calibrations", "POST /v1/calibrations/{name}/prompts", "DELETE /v1/calibrations/{name}"),
     ),
     "admin": (
         *("POST /v1/keys", "GET /v1/keys", "DELETE /v1/keys/{id}"),

@@ -11,7 +11,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import lru_cache, partial
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from . import logs, tracing
 from .access import ANYONE, Forbidden, Visit, gateway_role, need, public
 from .errors import CHALLENGE, problem
-from .keys import FORM, KeyRing, Known, csrf
+from .keys import FORM, FRESH_SECONDS, KeyRing, Known, csrf
 from .limits import Meter, Rates, Spending
 from .metrics import Metrics
 
@@ -95,6 +96,8 @@ class Front:
             if known is not None and self._is_gateways(scope["path"]):
                 await self._metered(known, scope, receive, passing)
             else:
+                if known is not None and self._ring is not None:
+                    passing.still = partial(self._still, self._ring, known, headers)
                 counted = receive if b"content-length" in headers else self._counted(receive)
                 await self._app(scope, counted, passing)
         finally:
@@ -148,6 +151,13 @@ class Front:
             if method not in SAFE and not secrets.compare_digest(headers.get(CSRF, b""), visit.csrf.encode()):
                 raise Refusal(403, "the header X-Suffice-CSRF is not that of the session", "csrf")
         return known
+
+    async def _still(self, ring: KeyRing, known: Known, headers: dict[bytes, bytes]) -> bool:
+        """Whether a key that opened a stream would do so again."""
+        secret = _bearer(headers) or _cookie(headers) or ""
+        found = FORM.fullmatch(secret)
+        now = None if found is None else ring.recall(found[1]) or await run_in_threadpool(ring.look_up, found[1])
+        return ring.opens(now, secret, session=known.session)
 
     def _refuse_strangers(self, scope: Any, headers: dict[bytes, bytes]) -> None:
         """Without keys only this machine's own requests are taken, and only under a name that can be no one else's."""
@@ -244,12 +254,14 @@ def _about(scope: Any, visit: Visit) -> dict[str, Any]:
 class _Passing:
     """The way back: the answer's status is noted, and the request's id put on it."""
 
-    __slots__ = ("meter", "send", "status", "traced", "visit")
+    __slots__ = ("checked", "meter", "send", "status", "still", "traced", "visit")
 
     def __init__(self, send: Any, visit: Visit, traced: Any = None) -> None:
         self.send, self.visit, self.traced = send, visit, traced
         self.status = 500  # where something went wrong before there was an answer
         self.meter: Meter | None = None
+        self.still: Callable[[], Awaitable[bool]] | None = None  # whether a stream may go on
+        self.checked = 0.0
 
     async def __call__(self, message: Any) -> None:
         if message["type"] == "http.response.start":
@@ -257,11 +269,18 @@ class _Passing:
             if self.traced is not None:
                 tracing.about({**_about(self.traced, self.visit), **(logs.about.get() or {})})
             message["headers"] = [*message["headers"], (b"x-request-id", self.visit.id.encode())]
+            self.checked = time.monotonic()
         elif self.meter is not None:
             self.meter.see(message.get("body", b""))
+        elif self.still is not None and message.get("more_body") and time.monotonic() - self.checked > FRESH_SECONDS:
+            self.checked = time.monotonic()
+            if not await self.still():
+                await self.send({"type": "http.response.body", "body": b""})
+                raise OSError("the key opens nothing any more")  # as if the client had gone
         await self.send(message)
 
 
+@lru_cache(1024)
 def loopback(host: str) -> bool:
     """Whether an address or name is this machine's own alone."""
     if host == "localhost":
@@ -272,6 +291,7 @@ def loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(1024)
 def _loopback(host: bytes) -> bool:
     """The same of a Host header, which may have a port: other names may have been made to lead here."""
     found = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:]*)(:\d*)?", host.decode("latin-1").lower())

@@ -15,6 +15,7 @@ Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # what databases hold
 Value = str | bool | Whole | float  # a parameter's value; JSON keeps the types apart
 ParameterValue = Value | list[Whole | float]  # what a parameter is set to: a value, or a sequence of time steps
 Configuration = dict[str, ParameterValue]
+MOST_CHOICES, MOST_CONSTRAINTS, MOST_MEASUREMENTS = 10_000, 1_000, 10_000  # in a request; the core knows more limits
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$")]
 
 
@@ -37,7 +38,7 @@ class ParameterSpec(Wire):
     integer: bool | None = None
     gap: float | Whole | None = None
     points: int | None = None
-    choices: list[Value] | None = None
+    choices: list[Value] | None = Field(default=None, max_length=MOST_CHOICES)
     value: Value | None = None
     active_if: str | None = None
 
@@ -121,9 +122,9 @@ class StudyCreate(Wire):
 
     name: Name
     parameters: list[ParameterSpec]
-    objectives: list[ObjectiveSpec] = Field(default_factory=lambda: [ObjectiveSpec()], min_length=1)
-    parameter_constraints: list[str] = []
-    outcome_constraints: list[str] = []
+    objectives: list[ObjectiveSpec] = Field(default_factory=lambda: [ObjectiveSpec()], min_length=1, max_length=100)
+    parameter_constraints: list[str] = Field(default=[], max_length=MOST_CONSTRAINTS)
+    outcome_constraints: list[str] = Field(default=[], max_length=MOST_CONSTRAINTS)
     acquisition: str | dict[str, str | FiniteFloat] = "auto"  # a name, or {"name": ..., option: value}
     noise: Literal["auto", "none"] | FiniteFloat = "auto"  # a number: the known standard deviation of the noise
     cost: CostSpec | None = None  # with one, asks answer Stop when no trial is expected to gain its cost
@@ -135,7 +136,7 @@ class StudyCreate(Wire):
         None  # over the environment; {"var" or "cvar": level}
     )
     conservative: ConservativeSpec | None = None
-    earlier: list[Name] = []  # studies of this service to learn from
+    earlier: list[Name] = Field(default=[], max_length=100)  # studies of this service to learn from
     early_stopping: EarlyStoppingSpec | None = None
     engine: Literal["suffice", "ax"] = "suffice"  # who chooses what to try
     global_stopping: GlobalStoppingSpec | None = None
@@ -284,7 +285,7 @@ class Tell(Wire):
     """
 
     lease_token: str | None = None
-    measurements: list[MeasurementSpec] = []
+    measurements: list[MeasurementSpec] = Field(default=[], max_length=MOST_MEASUREMENTS)
     state: Literal["COMPLETED", "INFEASIBLE", "PRUNED"] = "COMPLETED"
     reason: str | None = Field(default=None, max_length=2000)
 
@@ -293,7 +294,7 @@ class Report(Wire):
     """POST .../trials/{n}/report: intermediate measurements, each with a step; renews the lease."""
 
     lease_token: str | None = None
-    measurements: list[MeasurementSpec] = Field(min_length=1)
+    measurements: list[MeasurementSpec] = Field(min_length=1, max_length=MOST_MEASUREMENTS)
 
 
 class ShouldPruneOut(Wire):
@@ -323,7 +324,7 @@ class TrialAdd(Wire):
 
     parameters: Configuration
     state: Literal["WAITING", "COMPLETED", "INFEASIBLE", "PRUNED", "FAILED"] | None = None  # None: by measurements
-    measurements: list[MeasurementSpec] = []
+    measurements: list[MeasurementSpec] = Field(default=[], max_length=MOST_MEASUREMENTS)
     reason: str | None = Field(default=None, max_length=2000)
 
 

@@ -367,6 +367,21 @@ def test_a_session_stands_for_its_key(tenants: Tenants):
         assert httpx.get(f"{tenants.service.url}/v1/studies", cookies=kept).status_code == 401
 
 
+def test_a_stream_ends_with_its_key(tenants: Tenants, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("suffice.api.front.FRESH_SECONDS", -1.0)  # look at every message
+    made = tenants.call("hers", "POST", "/v1/keys", {"project": "hers", "role": "reader"}, 201)
+    headers = {"Authorization": f"Bearer {made['secret']}"}
+    tenants.call("hers", "POST", "/v1/studies", {"name": "watched", **BRANIN}, 201)
+    path = "/v1/studies/watched/events"
+    with tenants.service.http.stream("GET", path, params={"after": 0}, headers=headers) as stream:
+        lines = stream.iter_lines()
+        tenants.call("hers", "PATCH", "/v1/studies/watched", {"metadata": {"a": 1}})
+        assert next(lines).startswith("event:")
+        tenants.call("hers", "DELETE", f"/v1/keys/{made['id']}")
+        tenants.call("hers", "PATCH", "/v1/studies/watched", {"metadata": {"a": 2}})
+        assert not [line for line in lines if '"a": 2' in line or '"a":2' in line]
+
+
 def test_pages_lead_to_the_login(tenants: Tenants):
     page = tenants.service.http.get("/", headers={"accept": "text/html,*/*"})
     assert (page.status_code, page.headers["location"]) == (303, "/login")
@@ -457,6 +472,38 @@ def test_a_body_is_not_too_large(tmp_path: Path, chunked: bool):
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == 413
         service.call("GET", "/v1/studies/large", status=404)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"parameters": [{"name": f"p{i}", "type": "float", "low": 0, "high": 1} for i in range(3000)]}, "parameters"),
+        (
+            {"parameters": [{"name": "c", "type": "categorical", "choices": list(range(20_000))}]},
+            "parameters.0.choices",
+        ),
+        ({"parameter_constraints": ["x1 <= 1"] * 2000}, "parameter_constraints"),
+        ({"parameter_constraints": ["(" * 9000 + "x1" + ")" * 9000 + " <= 1"]}, "parameter_constraints.0"),
+        ({"objectives": [{"metric": f"m{i}"} for i in range(200)]}, "objectives"),
+        ({"earlier": ["a"] * 200}, "earlier"),
+    ],
+)
+def test_a_study_has_no_more_dimensions_than_can_be_searched(alone: Service, fields: dict[str, Any], field: str):
+    problem = alone.call("POST", "/v1/studies", {"name": "large", **BRANIN, **fields}, status=422)
+    assert problem["errors"][0]["field"] == field
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b"9" * 100_000])
+def test_json_is_not_nested_for_ever(alone: Service, content: bytes):
+    answer = alone.http.post("/v1/studies", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422)
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_pages_are_no_longer_than_a_thousand(alone: Service):
+    for path in ("/v1/studies", "/v1/samplings", "/v1/calibrations", "/v1/keys", "/v1/projects"):
+        problem = alone.call("GET", path, status=422, params={"limit": 1001})
+        assert problem["errors"][0]["field"] == "limit"
 
 
 def test_secrets_are_in_no_log(tenants: Tenants, caplog: pytest.LogCaptureFixture):
