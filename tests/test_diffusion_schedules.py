@@ -232,6 +232,32 @@ def test_scaled_states_are_refused_where_the_pipeline_does_not_scale(pipeline: A
         apply_schedule(pipeline, Schedule(name, TIMES))
 
 
+class Scaling(diffusers.DDPMPipeline):  # type: ignore[misc]
+    """The DDPM pipeline, scaling its states for the scheduler as most pipelines do."""
+
+    @torch.no_grad()
+    def __call__(self, batch_size: int = 1, generator: Any = None, num_inference_steps: int = 50) -> Any:
+        self.scheduler.set_timesteps(num_inference_steps)
+        size = (1, 1, 8, 8)
+        several = generator if isinstance(generator, list) else [generator] * batch_size
+        x = torch.cat([torch.randn(size, generator=g) for g in several]) * self.scheduler.init_noise_sigma
+        for t in self.scheduler.timesteps:
+            out = self.unet(self.scheduler.scale_model_input(x, t), t).sample
+            x = self.scheduler.step(out, t, x).prev_sample
+        return ((x / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy(),)
+
+
+def test_scaled_states_where_the_pipeline_scales(evaluation: Evaluation) -> None:
+    """Euler's method on noise levels is DDIM; Heun's runs the network twice at every step but the last."""
+    ddpm = ddpm_pipeline()
+    judge = Evaluation(Scaling(ddpm.unet, ddpm.scheduler), evaluation.quality)
+    times = (999, 600, 250, 40)
+    euler = judge.make(Schedule("EulerDiscreteScheduler", times), 3)
+    ddim = evaluation.make(Schedule(MULTISTEP, times, config={"solver_order": 1}), 3)
+    torch.testing.assert_close(euler.images, ddim.images, atol=2e-3, rtol=0)
+    assert judge.make(Schedule("HeunDiscreteScheduler", times), 2).calls == 7
+
+
 def test_a_schedule_of_another_model_is_refused(pipeline: Any) -> None:
     other = Schedule(MULTISTEP, TIMES, provenance={"betas": "0" * 16})
     with pytest.raises(InvalidInput, match="noise levels that the model was trained on"):
