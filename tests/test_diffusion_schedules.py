@@ -258,6 +258,39 @@ def test_scaled_states_where_the_pipeline_scales(evaluation: Evaluation) -> None
     assert judge.make(Schedule("HeunDiscreteScheduler", times), 2).calls == 7
 
 
+class Guided(Scaling):
+    """Keeps its guidance scale as Stable Diffusion's pipelines do; the network here has nothing to guide with."""
+
+    def __call__(self, *args: Any, guidance_scale: float = 5.0, **kwargs: Any) -> Any:
+        self._guidance_scale = guidance_scale
+        self.seen: list[float] = []
+        forward = self.unet.forward
+        self.unet.forward = lambda *a, **k: (self.seen.append(self._guidance_scale), forward(*a, **k))[1]
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            del self.unet.forward
+
+
+def test_guidance_in_some_of_the_steps(pipeline: Any) -> None:
+    ddpm = ddpm_pipeline()
+    guided = Guided(ddpm.unet, ddpm.scheduler)
+    choices = Choices(4, ("unipc",), guidance=(1.0, 9.0), interval=True)
+    params = choices.params(TIMES, guidance=6.0)
+    assert choices.schedule(params).guided == (0, 4)
+    schedule = choices.schedule({**params, "guided_from": 1, "guided_until": 3})
+    assert Schedule.from_json(json.loads(json.dumps(schedule.to_json()))) == schedule
+    apply_schedule(guided, schedule)
+    for _ in range(2):
+        guided(**schedule.arguments)
+        np.testing.assert_allclose(guided.seen, [1, 6, 6, 1], atol=1e-5)
+        assert min(guided.seen) > 1
+    with pytest.raises(InvalidInput, match="keeps no guidance scale"):
+        apply_schedule(pipeline, schedule)
+    with pytest.raises(InvalidInput, match="guided"):
+        Schedule(MULTISTEP, TIMES, guided=(3, 3))
+
+
 def test_a_schedule_of_another_model_is_refused(pipeline: Any) -> None:
     other = Schedule(MULTISTEP, TIMES, provenance={"betas": "0" * 16})
     with pytest.raises(InvalidInput, match="noise levels that the model was trained on"):
@@ -462,6 +495,7 @@ def test_baselines_search_the_same_space(evaluation: Evaluation, method: str) ->
         ({"steps": (1, 4)}, "steps"),
         ({"low": 0.5, "high": 0.5}, "low"),
         ({"eta": (0.0, 1.0), "solvers": ["unipc"]}, "eta"),
+        ({"interval": True}, "interval"),
     ],
 )
 def test_what_does_not_fit_is_refused(pipeline: Any, evaluation: Evaluation, given: dict[str, Any], field: str) -> None:

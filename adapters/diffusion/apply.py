@@ -33,6 +33,7 @@ SET_AFTERWARDS = ("UniPCMultistepScheduler", "DEISMultistepScheduler")  # one no
 FLOW = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
 SUPPORTED = (*TAKES_TIMESTEPS, *SET_AFTERWARDS, STEPS_BACK, "FlowMatchEulerDiscreteScheduler")
 SCALED = ("EulerDiscreteScheduler", "HeunDiscreteScheduler")  # start from noise of the first level, scale the input
+UNGUIDED = 1.0 + 1e-6
 SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 REFUSED = {
     "LMSDiscreteScheduler": "its coefficients come from other times than those it is given",
@@ -61,7 +62,10 @@ def scheduled(pipeline: Any, schedule: Schedule) -> Any:
     check_start(pipeline, schedule.scheduler)
     if (digest := schedule.provenance.get("betas")) is not None and digest != fingerprint(pipeline.scheduler):
         raise InvalidInput("schedule.provenance.betas", "noise levels that the model was trained on", digest)
-    kind: Any = type(stock.__name__, (stock,), _methods(stock, schedule))
+    if schedule.guided is not None and "self._guidance_scale" not in _source(pipeline):
+        expected = f"none: {type(pipeline).__name__} keeps no guidance scale that could change between its steps"
+        raise InvalidInput("schedule.guided", expected, list(schedule.guided))
+    kind: Any = type(stock.__name__, (stock,), _methods(stock, schedule, pipeline))
     kind.__module__, kind.__qualname__ = stock.__module__, stock.__qualname__  # what model_index.json will say
     scheduler = kind.from_config(dict(pipeline.scheduler.config), **settings(stock, schedule))
     scheduler._schedule = schedule  # from here on: some classes set their times when they are made
@@ -105,12 +109,18 @@ def settings(stock: Any, schedule: Schedule) -> dict[str, Any]:
 def check_start(pipeline: Any, scheduler: str) -> None:
     """Refuses schedulers that work on scaled states where the pipeline does not scale them."""
     if scheduler in SCALED:
-        source = inspect.getsource(type(pipeline))
-        mixins = (base for base in type(pipeline).__mro__ if base.__module__.startswith("diffusers.pipelines"))
-        source += "".join(inspect.getsource(base) for base in mixins)
+        source = _source(pipeline)
         if "scale_model_input" not in source or "init_noise_sigma" not in source:
             expected = f"a scheduler other than {scheduler}: {type(pipeline).__name__} does not scale its noise for it"
             raise InvalidInput("schedule.scheduler", expected, scheduler)
+
+
+def _source(pipeline: Any) -> str:
+    """The source of a pipeline's class and of the diffusers pipelines that it is made of."""
+    kinds = type(pipeline).__mro__
+    return "".join(
+        inspect.getsource(k) for k in kinds if k is kinds[0] or k.__module__.startswith("diffusers.pipelines")
+    )
 
 
 def fingerprint(scheduler: Any) -> str | None:
@@ -140,7 +150,7 @@ def _stock_class(name: str) -> Any:
     return getattr(diffusers, name)
 
 
-def _methods(stock: Any, schedule: Schedule) -> dict[str, Callable[..., Any]]:
+def _methods(stock: Any, schedule: Schedule, pipeline: Any) -> dict[str, Callable[..., Any]]:
     """set_timesteps and step with the signatures of the stock class, which pipelines look at."""
 
     @functools.wraps(stock.set_timesteps)
@@ -149,6 +159,9 @@ def _methods(stock: Any, schedule: Schedule) -> dict[str, Callable[..., Any]]:
             stock.set_timesteps(self, num_inference_steps, device)
         else:
             _install(stock, self, schedule, device)
+            if schedule.guided is not None:
+                self._guidance, self._taken = pipeline._guidance_scale, 0
+                _guide(pipeline, schedule.guided, self)
 
     accepted = inspect.signature(stock.step).parameters
 
@@ -158,9 +171,19 @@ def _methods(stock: Any, schedule: Schedule) -> dict[str, Callable[..., Any]]:
             at = int(kwargs["timestep"] if "timestep" in kwargs else args[1])
             self.num_inference_steps = _Distance(at - schedule.after(at))
         # Pipelines that are made for one scheduler pass its arguments to any.
-        return stock.step(self, *args, **{key: value for key, value in kwargs.items() if key in accepted})
+        found = stock.step(self, *args, **{key: value for key, value in kwargs.items() if key in accepted})
+        if schedule.guided is not None:
+            self._taken += 1
+            _guide(pipeline, schedule.guided, self)
+        return found
 
     return {"set_timesteps": set_timesteps, "step": step}
+
+
+def _guide(pipeline: Any, guided: tuple[int, int], scheduler: Any) -> None:
+    """Sets the guidance scale of the coming step: as given, or all but 1, since at 1 pipelines expect other inputs."""
+    on = guided[0] <= scheduler._taken < guided[1]
+    pipeline._guidance_scale = scheduler._guidance if on else min(scheduler._guidance, UNGUIDED)
 
 
 class _Distance(int):

@@ -12,7 +12,7 @@ from typing import Any
 from suffice.optimizer import InvalidInput
 
 FORMAT = "suffice.schedule/1"
-_KEYS = ("format", "scheduler", "timesteps", "sigmas", "config", "arguments", "provenance")
+_KEYS = ("format", "scheduler", "timesteps", "sigmas", "config", "arguments", "guided", "provenance")
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,10 @@ class Schedule:
 
     ``scheduler`` is the name of a diffusers class. Either ``timesteps``, whole numbers of a model that was trained on
     discrete times, or ``sigmas``, the noise levels of flow matching after every shift; both decreasing, one per step.
-    ``config`` holds the scheduler's settings, ``arguments`` what else the pipeline is called with (guidance, eta), and
-    ``provenance`` how it was found. Nothing there changes what is run, but ``betas``, a digest of the training noise
-    levels, keeps it from being applied where they differ.
+    ``config`` holds the scheduler's settings, ``arguments`` what else the pipeline is called with (guidance, eta).
+    ``guided`` limits guidance to the steps from the first number up to, not including, the second (Kynkäänniemi et al.
+    2024); None: all. ``provenance`` tells how it was found: nothing there changes what is run, but ``betas``, a digest
+    of the training noise levels, keeps it from being applied where they differ.
     """
 
     scheduler: str
@@ -32,6 +33,7 @@ class Schedule:
     config: Mapping[str, Any] = field(default_factory=dict)
     arguments: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    guided: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if (self.timesteps is None) == (self.sigmas is None):
@@ -47,6 +49,11 @@ class Schedule:
             kind = "whole numbers" if number is int else "numbers"
             raise InvalidInput(name, f"decreasing {kind} of at least 0", list(given))
         object.__setattr__(self, name, times)
+        if self.guided is not None:
+            object.__setattr__(self, "guided", tuple(self.guided))
+            whole = len(self.guided) == 2 and all(isinstance(i, int) for i in self.guided)
+            if not whole or not 0 <= self.guided[0] < self.guided[1] <= self.steps:
+                raise InvalidInput("guided", f"two rising numbers of steps from 0 to {self.steps}", list(self.guided))
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -72,6 +79,7 @@ class Schedule:
             name: list(self.times),
             "config": dict(self.config),
             "arguments": dict(self.arguments),
+            **({} if self.guided is None else {"guided": list(self.guided)}),
             "provenance": dict(self.provenance),
         }
 
@@ -95,7 +103,9 @@ class Schedule:
             if not isinstance(data.get(name, {}), Mapping):
                 raise InvalidInput(name, "settings by name", data[name])
         settings: dict[str, Any] = {name: dict(data.get(name, {})) for name in ("config", "arguments", "provenance")}
-        return cls(data["scheduler"], **times, **settings)
+        if (guided := data.get("guided")) is not None and not isinstance(guided, list):
+            raise InvalidInput("guided", "two rising numbers of steps", guided)
+        return cls(data["scheduler"], **times, **settings, guided=None if guided is None else tuple(guided))
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, for example beside a saved pipeline; returns the path."""
@@ -114,5 +124,6 @@ class Schedule:
 
     def __str__(self) -> str:
         times = ", ".join(f"{t:g}" for t in self.times)
-        settings = ", ".join(f"{k}={v!r}" for k, v in [*self.config.items(), *self.arguments.items()])
+        given = {**self.config, **self.arguments, **({} if self.guided is None else {"guided": self.guided})}
+        settings = ", ".join(f"{k}={v!r}" for k, v in given.items())
         return f"{self.scheduler}[{times}]" + (f" ({settings})" if settings else "")

@@ -101,6 +101,7 @@ def search_schedule(
     batch: int = 256,
     stochastic: bool = False,
     guidance: tuple[float, float] | None = None,
+    interval: bool = False,
     eta: tuple[float, float] | None = None,
     low: float = 0.0,
     high: float = 1.0,
@@ -120,7 +121,8 @@ def search_schedule(
     searches the Pareto front of quality and the number of network calls, or seconds per image.
 
     ``solvers`` are names of `SOLVERS` (default: those that fit the model); ``stochastic`` also tries solvers that add
-    noise; ``guidance`` and ``eta`` are ranges of the pipeline's arguments. Times lie between ``low`` and ``high``, as
+    noise; ``guidance`` and ``eta`` are ranges of the pipeline's arguments, and ``interval`` also searches between which
+    steps guidance holds. Times lie between ``low`` and ``high``, as
     parts of the training times: keep ``high`` at 1 and the first time near it for models of zero terminal SNR by
     raising ``low`` only with care. ``first`` names the schedules in common use that are tried first.
 
@@ -137,6 +139,7 @@ def search_schedule(
         flow=flow,
         stochastic=stochastic,
         guidance=guidance,
+        interval=interval,
         eta=eta,
         low=low,
         high=high,

@@ -67,8 +67,8 @@ class Choices:
 
     ``steps`` is a number, or a range (fewest, most) that is searched along with a curve of times. ``flow``: times are
     the noise levels of flow matching. ``solvers`` are names of `SOLVERS`. ``stochastic`` allows solvers that draw noise
-    at every step. ``guidance`` is a range of the pipeline's argument guidance_scale, ``eta`` one of the noise that DDIM
-    adds at every step (0: none, 1: as DDPM).
+    at every step. ``guidance`` is a range of the pipeline's argument guidance_scale; ``interval`` also searches from
+    which step to which it holds. ``eta`` is a range of the noise that DDIM adds at every step (0: none, 1: as DDPM).
     """
 
     steps: int | tuple[int, int]
@@ -77,6 +77,7 @@ class Choices:
     flow: bool = False
     stochastic: bool = False
     guidance: tuple[float, float] | None = None
+    interval: bool = False
     eta: tuple[float, float] | None = None
     low: float = 0.0  # the least and the greatest time, as parts of the training times
     high: float = 1.0
@@ -90,6 +91,8 @@ class Choices:
                 raise InvalidInput("solvers", f"names among {', '.join(known)}", name)
         if not isinstance(self.steps, int) and not 1 < self.steps[0] < self.steps[1]:
             raise InvalidInput("steps", "a number, or the fewest (at least 2) and the most", list(self.steps))
+        if self.interval and (self.guidance is None or not isinstance(self.steps, int) or self.steps < 2):
+            raise InvalidInput("interval", "false, without guidance and a number of at least 2 steps", self.interval)
         if self.eta is not None and "ddim" not in self.solvers:
             raise InvalidInput("eta", "none, without the solver ddim", list(self.eta))
         if not 0.0 <= self.low < self.high <= 1.0:
@@ -123,9 +126,11 @@ class Choices:
             found |= {f"corrector_{i}": Bool(active_if=condition or None) for i in each}
         if self.guidance is not None:
             found["guidance"] = Float(*self.guidance)
+        if self.interval and isinstance(self.steps, int):
+            found |= {"guided_from": Int(0, self.steps - 1), "guided_until": Int(1, self.steps)}
         if self.eta is not None:
             found["eta"] = Float(*self.eta, active_if="solver == 'ddim'" if len(self.solvers) > 1 else None)
-        return Space(found)
+        return Space(found, constraints=["guided_from < guided_until"] if "guided_from" in found else [])
 
     def _where(self, setting: str) -> str | None:
         """The condition under which a setting is one; empty: always; None: never."""
@@ -157,6 +162,8 @@ class Choices:
         }
         times = self.read(params)
         kind: dict[str, Any] = {"sigmas": tuple(times)} if self.flow else {"timesteps": tuple(int(t) for t in times)}
+        if "guided_from" in params:
+            kind["guided"] = params["guided_from"], params["guided_until"]
         return Schedule(solver.scheduler, **kind, config=config, arguments=arguments, provenance=dict(provenance or {}))
 
     def read(self, params: Mapping[str, Any]) -> list[float]:
@@ -172,6 +179,7 @@ class Choices:
         """A configuration at these times: ``given`` settings, and else the first choice of everything."""
         space = self.space
         params: dict[str, Any] = {"times": self.times.nearest(times)}
+        given = {"guided_until": self.steps, **given}  # guided throughout
         for name, p in space.parameters.items():
             if name != "times":
                 params[name] = given.get(name, _first(p))
