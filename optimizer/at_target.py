@@ -1,9 +1,10 @@
-"""When trials at other fidelities cost nearly as much as at the target: is a cheaper one worth it?
+"""At the target, or is a cheaper trial worth it?
 
 The knowledge gradient per cost is right as far as the model knows how fidelities hang together, and few trials cannot
 tell. Where a cheaper trial saves a factor of twenty, that is soon made up for; where it saves a factor of two or none,
-a search that trusts it falls behind one that ignores fidelities. So there, trials run at the target, as they would
-without fidelities, unless the knowledge gradient says that another one is worth much more.
+a search that trusts it falls behind one that ignores fidelities. So trials that save little run at the target, where
+the expected improvement is largest; and where none saves much, all do, as they would without fidelities, unless the
+knowledge gradient says that another one is worth much more.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def improvement_at_target(
     """
     definition = knowledge.definition
     fidelity, target = definition.fidelity, definition.target
-    if fidelity is None or target is None or definition.acquisition.name != "auto" or not definition.from_target:
+    if fidelity is None or target is None or definition.acquisition.name != "auto":
         return None
     space = definition.space
     there = replace(definition, space=target.space, fidelity=None)
@@ -55,8 +56,12 @@ def _why_not(knowledge: Knowledge, surrogate: Surrogate, found: Found, best: Fou
     """Why the trial that was found is not run, though the knowledge gradient per cost is exp(edge) times as large."""
     assert surrogate.cost is not None
     cost, at_target = surrogate.cost.mean(np.stack([found.x, best.x]))
-    if edge <= math.log(RATIO) or cost * RATIO > at_target:
-        return "nothing much cheaper is worth more than a trial at the target"
+    if cost * RATIO > at_target:
+        return "a trial at the target is worth most, or one that costs nearly as much"
+    if not knowledge.definition.from_target:
+        return None
+    if edge <= math.log(RATIO):
+        return "nothing cheaper is worth more than a trial at the target"
     if (spent := _spent_elsewhere(knowledge)) > SHARE:
         return f"trials elsewhere have taken {spent:.0%} of the cost, so this one is at the target"
     return None

@@ -362,7 +362,7 @@ def test_a_trial_that_saves_little_is_not_run() -> None:
         assert isinstance(trial, Trial)
         assert trial.params["s"] == 1.0
         study.tell(trial, (trial.params["x"] - 0.3) ** 2 + (trial.params["y"] - 0.6) ** 2)
-    assert "nothing much cheaper" in study.trials[-1].source.why
+    assert "nearly as much" in study.trials[-1].source.why
     assert study.trials[-1].source.cost == pytest.approx(6.0)
     assert study.best.params == pytest.approx({"x": 0.3, "y": 0.6, "s": 1.0}, abs=0.1)
 
@@ -412,11 +412,13 @@ def test_the_recommendation_counts_at_the_target() -> None:
     assert "at the target among" in best.why
     here = study.predict([{**t.params, "s": 1.0} for t in study.trials])
     assert best.mean == pytest.approx(here.mean.min(), rel=1e-6)
-    last = study.trials[-1].source
-    assert last.method == "knowledge_gradient_per_cost"
-    assert last.cost == pytest.approx(0.1 + study.trials[-1].params["s"])
-    assert last.gain is not None
-    assert 0 < last.gain < 1
+    cheap = [t for t in study.trials if t.source.method == "knowledge_gradient_per_cost"]
+    assert cheap
+    for trial in study.trials[6:]:
+        assert trial.source.cost == pytest.approx(0.1 + trial.params["s"])
+        assert trial.source.gain is not None
+        assert 0 < trial.source.gain < 1
+        assert (trial.params["s"] == 1.0) is (trial not in cheap)
     assert study.advice.gain is not None
     assert study.advice.pays is None
 
@@ -449,7 +451,7 @@ def test_a_cost_that_is_learned_sends_trials_where_they_are_cheap() -> None:
         assert isinstance(t, Trial)
         b = t.params["source"] == "b"
         study.tell(t, {"objective": (t.params["x"] - 0.37) ** 2 + 0.1 * b, "seconds": 1.0 if b else 20.0})
-    chosen = [t for t in study.trials if t.source.method == "knowledge_gradient_per_cost"]
+    chosen = [t for t in study.trials if t.source.method != "quasi-random"]
     assert len(chosen) >= 10
     assert sum(t.params["source"] == "b" for t in chosen) > len(chosen) / 2
     assert abs(study.best.params["x"] - 0.37) < 0.05
