@@ -149,7 +149,7 @@ def test_requests_and_jobs_are_traced_where_that_is_wanted(tmp_path: Path, monke
     assert asked["suffice.trials"] == (0,)
     job = found["engine refresh"].attributes
     assert job is not None
-    assert job["suffice.acquisition_seconds"] >= 0
+    assert isinstance(job["suffice.acquisition_seconds"], float)
     assert not [name for name in found if "healthz" in name]
 
 
