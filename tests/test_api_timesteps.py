@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from serving import Server
@@ -24,7 +25,7 @@ def test_a_study_over_the_service(client: Client) -> None:
     study = client.create_study("schedule", SPACE, seed=0)
     definition = study.info.parameters[0].model_dump(exclude_none=True)
     assert definition == {"name": "times", **SPACE.to_json()["parameters"][0]}
-    first = {"times": known_schedules(TIMES)["trailing"], "order": 1}
+    first: dict[str, Any] = {"times": known_schedules(TIMES)["trailing"], "order": 1}
     study.enqueue(first)
     for i in range(7):
         trial = study.ask()

@@ -232,7 +232,7 @@ def test_scaled_states_are_refused_where_the_pipeline_does_not_scale(pipeline: A
         apply_schedule(pipeline, Schedule(name, TIMES))
 
 
-class Scaling(diffusers.DDPMPipeline):  # type: ignore[misc]
+class Scaling(diffusers.DDPMPipeline):  # type: ignore[misc, name-defined]
     """The DDPM pipeline, scaling its states for the scheduler as most pipelines do."""
 
     @torch.no_grad()
@@ -265,7 +265,12 @@ class Guided(Scaling):
         self._guidance_scale = guidance_scale
         self.seen: list[float] = []
         forward = self.unet.forward
-        self.unet.forward = lambda *a, **k: (self.seen.append(self._guidance_scale), forward(*a, **k))[1]
+
+        def seeing(*inputs: Any, **settings: Any) -> Any:
+            self.seen.append(self._guidance_scale)
+            return forward(*inputs, **settings)
+
+        self.unet.forward = seeing
         try:
             return super().__call__(*args, **kwargs)
         finally:

@@ -114,7 +114,8 @@ class Choices:
         found: dict[str, Parameter] = {"times": self.times}
         if not isinstance(self.steps, int):
             found["steps"] = Int(*self.steps)
-        found["solver"] = Categorical(*self.solvers) if len(self.solvers) > 1 else Constant(self.solvers[0])
+        several = len(self.solvers) > 1
+        found["solver"] = Categorical(*self.solvers) if several else Constant(next(iter(self.solvers)))
         for name, (_, choices) in _SETTINGS.items():
             allowed = choices if name != "algorithm" or self.stochastic else choices[:1]
             if len(allowed) > 1 and (condition := self._where(name)) is not None:
