@@ -77,13 +77,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fuzz the service by its OpenAPI document.")
     parser.add_argument("--cases", type=int, default=10_000, help="requests to send, at least (10000)")
     parser.add_argument("--examples", type=int, default=60, help="of an operation, in each round (60)")
+    parser.add_argument("--phases", default="coverage,fuzzing,stateful", help="of schemathesis (all of its own)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (0)")
     parser.add_argument("--workers", type=int, default=1, help="engine workers of the service (1)")
     args = parser.parse_args()
     sent, failed, seed = 0, 0, args.seed
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder), args.workers) as (url, secret, ids):
         while sent < args.cases:
-            code, count = fuzz(Path(folder), url, secret, ids, args.examples, seed)
+            code, count = fuzz(Path(folder), url, secret, ids, args.phases, args.examples, seed)
             sent, failed, seed = sent + count, failed or code, seed + 1
             print(f"round {seed - args.seed}: {count} requests, {sent} in all, exit status {code}", flush=True)
             if failed or not count:
@@ -91,7 +92,9 @@ def main() -> int:
     return 0
 
 
-def fuzz(folder: Path, url: str, secret: str, ids: dict[str, str], examples: int, seed: int) -> tuple[int, int]:
+def fuzz(
+    folder: Path, url: str, secret: str, ids: dict[str, str], phases: str, examples: int, seed: int
+) -> tuple[int, int]:
     """One round: schemathesis' exit status, and how many requests it sent."""
     config, report = folder / "schemathesis.toml", folder / f"report-{seed}.ndjson"
     config.write_text(CONFIG)
@@ -99,7 +102,16 @@ def fuzz(folder: Path, url: str, secret: str, ids: dict[str, str], examples: int
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{url}/openapi.json"),
         *("--header", f"Authorization: Bearer {secret}", "--checks", CHECKS, "--max-examples", str(examples)),
-        *("--seed", str(seed), "--exclude-path", f"{STUDY}/events", "--continue-on-failure", "--no-shrink"),
+        *(
+            "--phases",
+            phases,
+            "--seed",
+            str(seed),
+            "--exclude-path",
+            f"{STUDY}/events",
+            "--continue-on-failure",
+            "--no-shrink",
+        ),
         *("--suppress-health-check", "all", "--request-timeout", "60", "--generation-database", "none"),
         *("--report", "ndjson", "--report-ndjson-path", str(report), "--warnings", "off", "--no-color"),
     ]
