@@ -9,6 +9,8 @@ from benchmarks.digit_models import ddpm_pipeline, digit_classifier, digits, flo
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, PNDMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import t as student_t
 from torch import Tensor
 
 from suffice.adapters.diffusion.candidates import Candidates
@@ -16,6 +18,7 @@ from suffice.adapters.diffusion.denoiser import Denoiser
 from suffice.adapters.diffusion.flowopt import FlowOpt, lead_back, step_bound
 from suffice.adapters.diffusion.noise_search import NoiseSearch
 from suffice.adapters.diffusion.svdd import SVDD
+from suffice.adapters.diffusion.worth import STRENGTH, Priced, Scatter, Worth
 from suffice.optimizer.beacon import Beacon
 from suffice.optimizer.errors import InvalidInput
 from suffice.optimizer.pandora import Pandora
@@ -135,7 +138,7 @@ def test_no_image_gets_more_than_the_most(most: int, batch: int, rule):
     candidates = Candidates(5, most, rule, batch)
     while count := candidates.count:
         candidates.tell(rng.normal(size=(len(candidates.active), count)))
-    expected = {None: most, Fixed(samples=4): min(max(4, batch), most)}.get(rule)
+    expected = {None: most, Fixed(samples=4): min(4, most)}.get(rule)
     assert candidates.counts.max() <= most
     assert candidates.counts.min() >= 1
     if expected is not None:
@@ -243,6 +246,76 @@ def test_rewards_are_one_finite_number_per_image():
             SVDD(M=2).sample(model, reward, model.noise(2, seeded()), seeded())
     with pytest.raises(InvalidInput, match="last"):
         SVDD(M=2, last=2).sample(model, mass, model.noise(2, seeded()), seeded())
+
+
+# --- what gains are worth ---
+
+
+def test_the_share_of_a_gain_that_survives_is_found():
+    # Values whose means keep half of the mean before and a quarter of the gain, at both of two steps; then all of it.
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(3000, 2))
+    mean = 0.5 * first.mean(1) + 0.25 * (first.max(1) - first.mean(1))
+    second = mean[:, None] + rng.normal(size=(3000, 2))
+    mean = 0.5 * second.mean(1) + 0.25 * (second.max(1) - second.mean(1))
+    third = mean[:, None] + 2 * rng.normal(size=(3000, 2))
+    worth = Worth.of([first, second, third])
+    np.testing.assert_allclose(worth.share, [0.25 * 0.5, 0.25, 1.0], atol=0.04)
+    np.testing.assert_allclose(worth.sd, [1.0, 1.0, 2.0], rtol=0.05)
+    with pytest.raises(InvalidInput, match="values"):
+        Worth.of([first[:20]])
+    with pytest.raises(InvalidInput, match="values"):
+        Worth.of([first[:, :1]])
+
+
+@pytest.mark.parametrize("ceiling", [np.inf, 1.3])
+def test_another_candidate_is_worth_its_expected_gain(ceiling: float):
+    worth = Worth(np.array([0.7]), np.array([0.5]))
+    values = np.array([0.1, 0.9, 0.4])
+    nu = STRENGTH + 2
+    s = np.sqrt((STRENGTH * 0.25 + ((values - values.mean()) ** 2).sum()) / nu * (4 / 3))
+
+    def gain(x: float) -> float:
+        density: float = student_t.pdf((x - values.mean()) / s, nu) / s
+        return (min(x, ceiling) - 0.9) * density
+
+    expected = 0.7 * quad(gain, 0.9, np.inf)[0]
+    for factor, enough in ((1.001, True), (0.999, False)):
+        scatter = Scatter(1, Priced(worth, expected * factor, ceiling))
+        assert scatter.enough(values[None], np.array([0])).tolist() == [enough]
+
+
+def test_an_image_keeps_its_own_scatter_from_step_to_step():
+    worth = Worth(np.ones(2), np.array([1.0, 10.0]))
+    scatter = Scatter(3, Priced(worth, 0.1))
+    values = np.array([[0.0, 4.0], [0.0, 0.1], [3.0, np.nan]])
+    scatter.end_step(values)
+    wide, narrow, unknown = scatter.factor
+    assert wide > 1 > narrow
+    assert unknown == 1.0
+    assert wide == pytest.approx(((STRENGTH + 8) / (STRENGTH + 1)) ** 0.5)
+
+
+def test_steps_whose_gains_do_not_last_get_one_candidate():
+    model = normal_model(6, "diffusion", "sample")
+    worth = Worth(np.array([0.0, 0.0, 1.0, 1.0, 1.0]), np.full(5, 0.1))
+    steered = SVDD(M=20, rule=Priced(worth, 0.003)).sample(model, mass, model.noise(40, seeded()), seeded(1))
+    assert (steered.candidates[:, :2] == 1).all()
+    assert (steered.candidates[:, 2:] > 2).mean() > 0.9
+    with pytest.raises(InvalidInput, match="rule"):
+        SVDD(first=1, rule=Priced(worth, 0.003)).sample(model, mass, model.noise(4, seeded()), seeded(1))
+
+
+def test_what_is_learned_pays():
+    # More reward than the fixed number of candidates that takes at least as many calls.
+    model = normal_model(12, "diffusion", "sample")
+    noise = model.noise(400, seeded())
+    worth = SVDD().learn(model, mass, model.noise(60, seeded(2)), seeded(3))
+    priced = SVDD(M=60, rule=Priced(worth, 0.003)).sample(model, mass, noise, seeded(1))
+    M = int(np.ceil(priced.candidates.mean()))
+    fixed = SVDD(M=M).sample(model, mass, noise, seeded(1))
+    assert priced.calls.mean() <= fixed.calls.mean()
+    assert priced.rewards.mean() > fixed.rewards.mean()
 
 
 # --- search over start noises ---

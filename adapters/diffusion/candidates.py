@@ -3,7 +3,7 @@
 What holds for answers of a language model scored by a verifier holds for candidate images scored by a reward: each
 image is a prompt, each candidate an answer, its value the score. `Pandora` and `Beacon` weigh the gain of one more
 candidate against its price, in the reward's own unit; the `OptScale` rules take rewards in [0, 1]; `Fixed` and no rule
-at all draw a number that is known beforehand.
+at all draw a number that is known beforehand. `Scatter` does what a rule does, by what earlier steps and images taught.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from suffice.optimizer.answers import Answers
 from suffice.optimizer.errors import InvalidInput
 from suffice.optimizer.stopping import Fixed, Rule, whole
 
+from .worth import Scatter
+
 
 class Candidates:
     """The values of the candidates of n images so far, and which images draw on: the one object here that changes.
@@ -25,10 +27,10 @@ class Candidates:
         n: the number of images.
         most: candidates per image.
         rule: when an image has enough of them; None: at ``most``.
-        batch: the least number drawn at once.
+        batch: the least number drawn at once, after the first that the rule cannot do without.
     """
 
-    def __init__(self, n: int, most: int, rule: Rule | None = None, batch: int = 1) -> None:
+    def __init__(self, n: int, most: int, rule: Rule | Scatter | None = None, batch: int = 1) -> None:
         check(most, rule, batch)
         self.most, self.rule, self.batch = most, rule, batch
         self.values: Float64[np.ndarray, "n m"] = np.empty((n, 0))  # NaN where an image had stopped
@@ -46,8 +48,9 @@ class Candidates:
             return 0
         if self.rule is None:
             return self.most - self.drawn
-        soonest = self.rule.soonest(self.drawn, self.most)
-        return min(max(soonest - self.drawn, self.batch), self.most - self.drawn)
+        soonest = self.rule.soonest(self.drawn, self.most) if isinstance(self.rule, Rule) else self.drawn + 1
+        least = self.batch if self.drawn else 1
+        return min(max(soonest - self.drawn, least), self.most - self.drawn)
 
     @property
     def counts(self) -> Int64[np.ndarray, " n"]:
@@ -65,18 +68,20 @@ class Candidates:
         if self.rule is not None and self.drawn < self.most:
             self.active = self.active[~self._enough(self.rule)]
 
-    def _enough(self, rule: Rule) -> Bool[np.ndarray, " r"]:
+    def _enough(self, rule: Rule | Scatter) -> Bool[np.ndarray, " r"]:
         scores = self.values[self.active]
+        if isinstance(rule, Scatter):
+            return rule.enough(scores, self.active)
         clusters = np.tile(np.arange(self.drawn), (len(scores), 1))  # no two candidates are the same
         answers = Answers(clusters, scores, np.full(scores.shape, np.nan))
         return rule.enough(rule.evidence(answers, self.most), self.drawn)
 
 
-def check(most: int, rule: Rule | None, batch: int) -> None:
+def check(most: int, rule: object, batch: int) -> None:
     """Raises InvalidInput for numbers below 1, and for rules that count equal answers: candidates have none."""
     whole("most", most)
     whole("batch", batch)
-    if rule is not None and not rule.scored and not isinstance(rule, Fixed):
+    if isinstance(rule, Rule) and not rule.scored and not isinstance(rule, Fixed):
         raise InvalidInput("rule", "one that looks at scores, or a fixed number", rule.name)
 
 

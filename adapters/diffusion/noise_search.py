@@ -28,7 +28,7 @@ class NoiseSearch:
     Args:
         N: the most start noises that are finished, per image.
         rule: when an image has enough of them; None: at N.
-        batch: with a rule, the least number of them that are finished at once.
+        batch: with a rule, the least number of them that are finished at once after the first.
         peek: after how many calls noises are compared, where ``among`` > 1.
         among: of how many noises each one that is finished is the best after ``peek`` calls.
         eta: how much noise the steps add, from 0 to 1.
@@ -74,7 +74,7 @@ class NoiseSearch:
             candidates.tell(values)
         assert kept is not None
         counts = candidates.counts
-        return Steered(kept, best, counts * self.calls(denoiser), counts[:, None])
+        return Steered(kept, best, counts * self.calls(denoiser), (candidates.values,))
 
     def calls(self, denoiser: Denoiser) -> int:
         """Calls of the network per noise that is finished, those that were given up for it included."""

@@ -13,7 +13,7 @@ another candidate is worth little, which is what the rules of best-of-N weigh (s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from suffice.optimizer.stopping import Rule
 
 from .candidates import Candidates, check, rewards_of
 from .denoiser import Denoiser, Estimate, State
+from .worth import Priced, Scatter, Worth
 
 Reward = Callable[[Tensor], Tensor]
 
@@ -34,13 +35,19 @@ class Steered:
     """Images made under a reward: what they are worth, and what they cost.
 
     ``images`` (n, c, h, w) in [0, 1], ``rewards`` of these, ``calls`` of the network per image, all candidates
-    included, ``candidates`` per image at each step that chose among them.
+    included; ``values`` of the candidates (n, most) at each step that chose among them, NaN where there were fewer.
     """
 
     images: Float[Tensor, "n c h w"]
     rewards: Float64[np.ndarray, " n"]
     calls: Int64[np.ndarray, " n"]
-    candidates: Int64[np.ndarray, "n s"]
+    values: tuple[Float64[np.ndarray, "n _"], ...]
+
+    @property
+    def candidates(self) -> Int64[np.ndarray, "n s"]:
+        """How many there were, per image at each step that chose among them."""
+        counts = [(~np.isnan(v)).sum(1) for v in self.values]
+        return np.stack(counts, axis=1) if counts else np.zeros((len(self.calls), 0), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,9 @@ class SVDD:
         eta: how much noise a step adds, from DDIM's 0 (no two candidates would differ) to DDPM's 1.
         first: the first step whose outcome is chosen among candidates, from 0.
         last: the last such step; None: as late as noise is added at all, which the last of the K steps does not.
-        rule: when a step has enough candidates for an image; None: at M. Only where alpha = 0.
-        batch: with a rule, the least number of candidates that are tried at once.
+        rule: when a step has enough candidates for an image, where alpha = 0: a rule for scores, or `Priced` by what
+            `learn` found; None: at M.
+        batch: with a rule, the least number of candidates that are tried at once after the first.
     """
 
     M: int = 20
@@ -62,7 +70,7 @@ class SVDD:
     eta: float = 1.0
     first: int = 0
     last: int | None = None
-    rule: Rule | None = None
+    rule: Rule | Priced | None = None
     batch: int = 1
 
     def __post_init__(self) -> None:
@@ -74,7 +82,7 @@ class SVDD:
         if self.first < 0 or (self.last is not None and self.last < self.first):
             raise InvalidInput("last", f"a step from first = {self.first} on, itself at least 0", self.last)
         if self.rule is not None and self.alpha > 0:
-            raise InvalidInput("rule", "none with alpha > 0: rules say when the best is found", self.rule.name)
+            raise InvalidInput("rule", "none with alpha > 0: rules say when the best is found", self.rule)
 
     def sample(self, denoiser: Denoiser, reward: Reward, noise: State, generator: torch.Generator) -> Steered:
         """One image per row of noise.
@@ -85,27 +93,44 @@ class SVDD:
         end = denoiser.steps - 2 if self.last is None else self.last
         if end > denoiser.steps - 2:
             raise InvalidInput("last", f"at most {denoiser.steps - 2}: later steps add no noise", self.last)
+        if isinstance(self.rule, Priced) and len(self.rule.worth.share) != end - self.first + 1:
+            raise InvalidInput("rule", f"learned at steps {self.first} to {end}", f"{len(self.rule.worth.share)} steps")
+        rule = Scatter(len(noise), self.rule) if isinstance(self.rule, Priced) else self.rule
         calls = np.ones(len(noise), dtype=np.int64)
-        chosen: list[Int64[np.ndarray, " n"]] = []
+        values: list[Float64[np.ndarray, "n _"]] = []
         estimate = denoiser.estimate(noise, 0)
         for step in range(denoiser.steps - 1):
             if self.first <= step <= end:
-                estimate, counts = self._step(denoiser, reward, estimate, step, generator)
-                chosen.append(counts)
-                calls += counts
+                candidates = Candidates(len(noise), self.M, rule, self.batch)
+                estimate = self._step(denoiser, reward, estimate, step, candidates, generator)
+                values.append(candidates.values)
+                calls += candidates.counts
+                if isinstance(rule, Scatter):
+                    rule.end_step(candidates.values)
             else:
                 estimate = denoiser.estimate(denoiser.advance(estimate, step, self.eta, generator), step + 1)
                 calls += 1
         images = denoiser.decode(denoiser.transition(estimate, denoiser.steps - 1, self.eta)[0])
-        candidates = np.stack(chosen, axis=1) if chosen else np.zeros((len(noise), 0), dtype=np.int64)
-        return Steered(images, rewards_of(reward, images), calls, candidates)
+        return Steered(images, rewards_of(reward, images), calls, tuple(values))
+
+    def learn(self, denoiser: Denoiser, reward: Reward, noise: State, generator: torch.Generator, M: int = 2) -> Worth:
+        """What gains are worth at each step that chooses, from images steered with M candidates everywhere.
+
+        Once per model, reward and number of steps; 30 images at least, 60 are enough.
+        """
+        return Worth.of(replace(self, M=M, rule=None).sample(denoiser, reward, noise, generator).values)
 
     def _step(
-        self, denoiser: Denoiser, reward: Reward, estimate: Estimate, step: int, generator: torch.Generator
-    ) -> tuple[Estimate, Int64[np.ndarray, " n"]]:
-        """What the network says of the candidate that is kept per image, and how many candidates there were."""
+        self,
+        denoiser: Denoiser,
+        reward: Reward,
+        estimate: Estimate,
+        step: int,
+        candidates: Candidates,
+        generator: torch.Generator,
+    ) -> Estimate:
+        """What the network says of the candidate that is kept per image."""
         mean, sd = denoiser.transition(estimate, step, self.eta)
-        candidates = Candidates(len(mean), self.M, self.rule, self.batch)
         best = np.full(len(mean), -np.inf)
         x0, noise = torch.empty_like(mean), torch.empty_like(mean)
         while count := candidates.count:
@@ -120,7 +145,7 @@ class SVDD:
             best[active[better]] = marks.max(1)[better]
             x0[active[better]], noise[active[better]] = found.x0[taken], found.noise[taken]
             candidates.tell(values)
-        return Estimate(x0, noise), candidates.counts
+        return Estimate(x0, noise)
 
     def _marks(self, values: Float64[np.ndarray, "r k"], generator: torch.Generator) -> Float64[np.ndarray, "r k"]:
         """What the kept candidate has most of: value; with alpha, value and Gumbel noise: a draw by exp(v / alpha)."""
