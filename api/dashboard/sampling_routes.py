@@ -96,7 +96,7 @@ def _total(lines: Sequence[SamplingLine]) -> SavedOut:
     )
 
 
-@router.get("/samplings/{id}", responses=problems(404), summary="A sampling, prompt by prompt")
+@router.get("/samplings/{id}", responses=problems(404, 422), summary="A sampling, prompt by prompt")
 def read_sampling(parts: PartsDep, id: Id) -> SamplingView:
     with parts.store.database.read() as session:
         row = parts.samplings.by_public_id(session, id)
@@ -184,7 +184,7 @@ def replay_prompt(parts: PartsDep, id: Id, prompt: Annotated[str, Query(max_leng
     )
 
 
-@router.get("/decisions", summary="The gateway's newest decisions")
+@router.get("/decisions", responses=problems(422), summary="The gateway's newest decisions")
 def list_decisions(request: Request, parts: PartsDep, limit: Limit = 100) -> DecisionLines:
     """The newest first; none where the service has no gateway. They are kept in memory."""
     gateway = request.app.state.gateway
