@@ -295,6 +295,8 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
                 lines = np.array([[min([v for n, v in c if n <= x], default=np.nan) for x in at] for c in curves])
                 axis.plot(at / IMAGES, np.nanmean(lines, axis=0), color=COLORS[method], label=NAMES[method], lw=1.6)
         axis.set(title=setting, xlabel="images / 256", yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.grid(True, which="both", lw=0.3, alpha=0.5)
     axes[0][0].set_ylabel("Fréchet distance, best so far")
     axes[0][0].legend(fontsize=7, frameon=False)

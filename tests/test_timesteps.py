@@ -29,6 +29,7 @@ from suffice.optimizer.timesteps import (
 )
 
 seeds = st.integers(0, 2**31)
+converting = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # how diffusers makes arrays of tensors
 BETAS = np.linspace(1e-4, 0.02, 1000)
 ALPHA_BAR = np.cumprod(1.0 - BETAS)
 SIGMAS = np.sqrt((1.0 - ALPHA_BAR) / ALPHA_BAR)
@@ -217,6 +218,7 @@ def test_studies_of_different_lengths_learn_from_each_other() -> None:
 # --- known schedules --------------------------------------------------------------------------------------------------
 
 
+@converting
 def test_even_schedules_are_those_of_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
     for k in (3, 4, 7, 10):
@@ -226,12 +228,13 @@ def test_even_schedules_are_those_of_diffusers() -> None:
             np.testing.assert_array_equal(np.round(made(k)), scheduler.timesteps.numpy())
 
 
+@converting
 def test_karras_exponential_and_shifted_levels_are_those_of_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
     for flag, made in (("use_karras_sigmas", karras), ("use_exponential_sigmas", exponential)):
         scheduler = diffusers.EulerDiscreteScheduler(beta_end=0.02, **{flag: True})
         scheduler.set_timesteps(6)
-        np.testing.assert_allclose(made(6, SIGMAS[0], SIGMAS[-1]), scheduler.sigmas[:-1].numpy(), rtol=2e-5)
+        np.testing.assert_allclose(made(6, SIGMAS[0], SIGMAS[-1]), scheduler.sigmas[:-1].numpy(), rtol=2e-4)  # float32
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(sigmas=flow(5).tolist())
     np.testing.assert_allclose(flow(5, 3.0), scheduler.sigmas[:-1].numpy(), rtol=1e-6)
