@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
 import uvicorn
@@ -44,7 +45,7 @@ from .settings import Settings
 from .store import Store, now
 from .tracing import telemetry, traced
 from .wire import Health, ProblemOut
-from .workers import WORKER, processes
+from .workers import WORKER, Hire, processes
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -74,7 +75,7 @@ def create_app(
         commits=GroupCommit(leases),
         engine=Engine(
             settings.workers,
-            processes(settings.database, settings.worker_threads, worker),
+            _hire(settings, database, worker),
             Replicas(settings.database) if database.postgresql else None,
             traced(metrics.computed) if settings.traces else metrics.computed,
         ),
@@ -147,6 +148,19 @@ def create_app(
     errors.install(app)
     _describe_problems(app)
     return app
+
+
+def _hire(settings: Settings, database: Database, worker: Sequence[str]) -> Hire:
+    """Who computes: processes of this machine, or actors on a cluster. Raises InvalidInput."""
+    if settings.engine == "local":
+        return processes(settings.database, settings.worker_threads, worker)
+    if not database.postgresql:
+        raise InvalidInput("engine", "local with SQLite: the nodes of a cluster share no file", settings.engine)
+    if find_spec("ray") is None:
+        raise InvalidInput("engine", "local, or ray with suffice[ray] installed", settings.engine)
+    from .actors import on_ray
+
+    return on_ray(settings.database, settings.ray_address)
 
 
 def _gateway(settings: Settings) -> Gateway | None:

@@ -39,7 +39,7 @@ class Raised:
 class Remote:
     """A trial as a function in another process sees it: its configuration, and `report`."""
 
-    def __init__(self, connection: Connection, number: int, params: dict[str, Any]) -> None:
+    def __init__(self, connection: Any, number: int, params: dict[str, Any]) -> None:
         self._connection = connection
         self.number = number
         self.params = params
@@ -129,6 +129,40 @@ class Child:
         self._process = self._connection = None
 
 
+class OnCluster:
+    """The same on a Ray cluster: wherever there is room, and once more elsewhere when a node dies."""
+
+    def __init__(self, fn: Callable[[Any], Any], whole: bool) -> None:
+        from suffice.adapters.ray_cluster import Evaluator
+
+        self._task = (fn, whole)
+        self._evaluator = Evaluator()
+
+    def __enter__(self) -> OnCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._evaluator.close()
+
+    def evaluate(self, trial: Any) -> Any:
+        """What the function returned for this trial, or `Raised`."""
+        task = partial(attempt, unpack=_as_it_is, task=self._task, number=trial.number, params=trial.params)
+        try:
+            found = self._evaluator.evaluate(task, lambda message: _outcome(partial(trial.report, *message[1])))
+        except RuntimeError as error:
+            died = WorkerDied(f"trial {trial.number} could not be run to its end on the cluster")
+            died.__cause__ = error
+            return Raised(died)
+        kind, content = pickle.loads(found)
+        return Raised(content) if kind == "raised" else content
+
+
+def _as_it_is(task: Any) -> Any:
+    return task
+
+
 def serve(connection: Connection, task: bytes) -> None:
     """The life of the process: configurations in, results out, until the other end closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -137,22 +171,25 @@ def serve(connection: Connection, task: bytes) -> None:
             number, params = connection.recv()
         except EOFError:
             return
-        try:
-            fn, whole = pickle.loads(task)
-            kind, content = "result", fn(Remote(connection, number, params) if whole else params)
-        except Exception as error:
-            error.add_note("In the worker process:\n" + traceback.format_exc())
-            kind, content = "raised", error
-        _send(connection, kind, content)
+        connection.send_bytes(attempt(connection, pickle.loads, task, number, params))
 
 
-def _send(connection: Connection, kind: str, content: Any) -> None:
+def attempt(
+    connection: Any, unpack: Callable[[Any], tuple[Callable[[Any], Any], bool]], task: Any, number: int, params: Any
+) -> bytes:
+    """What became of an evaluation, pickled: its result, or what was raised."""
+    try:
+        fn, whole = unpack(task)
+        kind, content = "result", fn(Remote(connection, number, params) if whole else params)
+    except Exception as error:
+        error.add_note("In the worker process:\n" + traceback.format_exc())
+        kind, content = "raised", error
     try:
         message = pickle.dumps((kind, content))
         pickle.loads(message)  # an exception with arguments of its own may not come back
     except Exception as error:
         message = pickle.dumps(("raised", RuntimeError(f"{content!r} cannot be sent between processes: {error}")))
-    connection.send_bytes(message)
+    return message
 
 
 def _outcome(action: Callable[[], object]) -> object:

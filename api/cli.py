@@ -31,6 +31,8 @@ SERVE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {  # each is a field 
     "database": (str, "where everything is kept (sqlite:///suffice.db)"),
     "workers": (int, "processes that compute suggestions (1)"),
     "worker_threads": (int, "threads for linear algebra in each of them (1)"),
+    "engine": (str, "local: workers are processes here; ray: actors on a cluster, with PostgreSQL (local)"),
+    "ray_address": (str, "of the Ray cluster, or auto; without it, a Ray of this machine"),
     "sweep_seconds": (float, "how often expired leases are looked for (2)"),
     "upstream": (str, "inference servers to put the gateway before, separated by commas"),
     "verifier": (str, "of the gateway: the address of a reward model, or log_probability"),

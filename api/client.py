@@ -197,7 +197,8 @@ class Study(StudyCalls[Trial], Blocking):
         the trial: without another try when its class is in ``catch``; else the trial goes back to the queue, the other
         workers finish what they are at, and the exception is raised here.
 
-        ``executor="process"`` gives every worker a process of its own; ``fn`` must then be importable. Ctrl-C puts what
+        ``executor="process"`` gives every worker a process of its own; ``fn`` must then be importable;
+        ``executor="ray"`` evaluates on the Ray cluster that is connected, or on a Ray of this machine. Ctrl-C puts what
         is held back into the queue. ``progress`` may be a function that takes a `Progress`.
         """
         return tuning.optimize(self, fn, trials, workers, executor, progress, catch, worker, context)

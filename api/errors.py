@@ -23,7 +23,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DatabaseError, OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 
@@ -113,6 +113,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(DatabaseError, _database)
     app.add_exception_handler(Damaged, _damaged)
     app.add_exception_handler(NoConnection, _database)
+    app.add_exception_handler(DataError, _unfit)
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -205,6 +206,12 @@ async def _database(_request: Request, error: Exception) -> JSONResponse:
 async def _damaged(_request: Request, error: Exception) -> JSONResponse:
     log.error("a record of the database cannot be read: %s", error)
     return problem(500, str(error))
+
+
+async def _unfit(_request: Request, _error: Exception) -> JSONResponse:
+    """PostgreSQL keeps no NUL character in a text, which SQLite does."""
+    found = Problem("body", "text and numbers that the database can hold (no NUL character)", None)
+    return problem(422, _summary([found]), problems=[found])
 
 
 async def _unforeseen(request: Request, _error: Exception) -> JSONResponse:

@@ -21,6 +21,8 @@ class Settings(BaseSettings):
     database: str = "sqlite:///suffice.db"
     workers: int = Field(default=1, ge=0, le=64)  # engine processes
     worker_threads: int = Field(default=1, ge=1)  # for linear algebra, in each; small matrices are slower with more
+    engine: Literal["local", "ray"] = "local"  # where the workers are: processes here, or actors on a cluster
+    ray_address: str | None = None  # of the cluster; None: a Ray of this machine
     sweep_seconds: float = Field(default=2.0, gt=0)  # how often expired leases are looked for between asks
     upstream: str | None = None  # inference servers' addresses, separated by commas: the gateway goes before them
     verifier: str | None = None  # of the gateway: a reward model's address, or log_probability

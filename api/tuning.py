@@ -1,7 +1,7 @@
 """The tuning loop: ask, evaluate, tell, on several workers at once, with heartbeats meanwhile.
 
 The loop is a flow like any other (`work`); it yields `Evaluate` where a configuration has to be tried, and the drivers
-at the end of this file try it in a thread, in a process of its own, or as a coroutine.
+at the end of this file try it in a thread, in a process of its own, on a Ray cluster, or as a coroutine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .children import Child, Raised
+from .children import Child, OnCluster, Raised
 from .client_errors import Conflict, Infeasible, InvalidRequest, Pruned
 from .client_study import Context, StudyCalls
 from .flows import AsyncLink, Flow, SyncLink
@@ -165,7 +165,7 @@ def wants_trial(fn: Callable[..., Any]) -> bool:
 # --- blocking ---------------------------------------------------------------------------------------------------------
 
 
-Executor = Literal["thread", "process"]
+Executor = Literal["thread", "process", "ray"]
 
 
 def optimize(
@@ -185,9 +185,12 @@ def optimize(
         show = stack.enter_context(display(progress, study.name))
         run = Run(study, count, catch, show, worker, context, fresh=workers == 1)
         stack.enter_context(keeping(link, run.held, lease_third(study)))
-        if executor == "process":
-            children = [stack.enter_context(Child(fn, wants_trial(fn))) for _ in range(workers)]
+        if executor != "thread":
+            kind: type[Child | OnCluster] = Child if executor == "process" else OnCluster
+            children = [kind(fn, wants_trial(fn)) for _ in range(workers)]
             evaluators: list[Callable[[Any], Any]] = [child.evaluate for child in children]
+            for child in children:
+                stack.enter_context(child)
         else:
             evaluators = [_in_this_process(fn)] * workers
         try:

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-
 from benchmarks.http_load import Caller
 from benchmarks.postgres import Postgres, cpu_seconds
 from benchmarks.service import HARTMANN, Served, call
@@ -66,6 +65,7 @@ class Target:
 
     def __init__(self, name: str, folder: Path, replicas: int = 1, postgres: Postgres | None = None) -> None:
         self.name = name
+        self.cells = 0
         self._postgres = postgres
         database = None if postgres is None else postgres.new()
         self.services = [Served(folder, "--workers", "0", database=database) for _ in range(replicas)]
@@ -167,7 +167,8 @@ async def turns(
 def measure(target: Target, kind: str, clients: int, count: int, studies: int, rate: float) -> Cell:
     """One cell, on new studies."""
     spare = 1 if kind == "tells" else 2  # clients share the work, not their studies' queues
-    paths = target.study(f"{kind}-{clients}", spare * count, studies)
+    target.cells += 1
+    paths = target.study(f"cell-{target.cells}", spare * count, studies)
     if kind == "tells":
         held = target.hold(paths, count)
         work = tells(target.ports, clients, held)
@@ -234,7 +235,7 @@ def main() -> int:
     return 0
 
 
-HEAD = f"{'':18}{'':7}{'clients':>8}{'per s':>8}{'cpu ms':>8}{'db ms':>7}  ask ms p50/p95/p99    tell ms p50/p95/p99   load"
+HEAD = f"{'':18}{'':7}{'clients':>8}{'per s':>8}{'cpu ms':>8}{'db ms':>7}  {'ask ms p50/p95/p99':22}{'tell ms':22}load"
 
 
 def line(cell: Cell) -> str:

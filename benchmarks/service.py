@@ -43,7 +43,7 @@ class Served:
         self.database = database or f"sqlite:///{folder / 'suffice.db'}"
         self.flags = flags
         self._program = program
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = (folder / f"service-{self.port}.log").open("a")
 
@@ -89,7 +89,7 @@ def call(http: httpx.Client, method: str, path: str, body: Any = None) -> Any:
     return answer.json()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
