@@ -10,7 +10,7 @@ POOLS ?= benchmarks/pools
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-diffusion bench-load chaos fuzz bench-env gateways-env docs notebooks format clean
+.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-diffusion bench-steering bench-load chaos fuzz bench-env gateways-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -59,6 +59,9 @@ gateways-env: $(GATEWAYS)/.ready $(GATEWAYS)-optillm/.ready  ## the gateways tha
 
 bench-diffusion: $(VENV)/.dev  ## schedules for few steps: search, evolution, known ones (docs/diffusion.md)
 	$(BIN)/python -m benchmarks.diffusion $(ARGS)
+
+bench-steering: $(VENV)/.dev  ## steering at inference time: reward against calls of the network (docs/steering.md)
+	$(BIN)/python -m benchmarks.steering $(ARGS)
 
 bench-load: $(BENCH)/.peers  ## tells and asks per second on SQLite and PostgreSQL, next to Optuna (docs/scaling.md)
 	$(BENCH)/bin/python -m benchmarks.load $(ARGS)
