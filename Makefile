@@ -10,7 +10,7 @@ POOLS ?= benchmarks/pools
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm tune-vllm lint types format bench bench-sampling bench-diffusion bench-steering bench-load chaos fuzz bench-env gateways-env docs notebooks format clean
+.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm test-ray tune-vllm lint types format bench bench-sampling bench-diffusion bench-steering bench-load chaos fuzz bench-env gateways-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -35,6 +35,9 @@ tune-vllm: $(VENV)/.dev $(VLLM)/.ready  ## tune vLLM's own settings on this mach
 
 demo-diffusion: $(VENV)/.dev  ## four diffusion steps found in sixty evaluations: a table, a schedule and the images
 	$(BIN)/python -m benchmarks.demo_diffusion $(ARGS)
+
+test-ray: $(VENV)/.dev $(VENV)/.ray  ## on Ray clusters of this machine, whose nodes die
+	TEST_RAY=1 $(BIN)/python -m pytest tests/ray $(ARGS)
 
 lint: $(VENV)/.dev          ## ruff and the import contracts
 	$(BIN)/ruff check .
@@ -94,6 +97,10 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV), once. This takes a few minutes."
 	@$(INSTALL) -e '.[server,ax,optuna,postgres,dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.ray: $(VENV)/.python pyproject.toml constraints.txt
+	@$(INSTALL) -e '.[ray]'
+	@touch $@
 
 # vLLM's CPU build. It wants an older FastAPI than the service, so it lives apart and is spoken to over HTTP.
 $(VLLM)/.ready: tests/vllm/requirements.txt tests/vllm/requirements-bare.txt

@@ -3,3 +3,5 @@
 import os
 
 collect_ignore_glob = [] if os.environ.get("TEST_RAY") else ["test_*.py"]
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 otherwise: on a machine with other work they hardly begin
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
