@@ -95,16 +95,16 @@ def train_classifier() -> None:
     torch.manual_seed(2)
     images, labels = digits()
     held_out = torch.arange(len(images)) % HELD_OUT == 0
-    x, y = images[~held_out], labels[~held_out]
+    x, y = 2 * images[~held_out] - 1, labels[~held_out]
     model = DigitClassifier()
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, 900)
     for _ in range(900):
         batch = torch.randint(0, len(x), (BATCH,))
         # Noise, since it also has to judge images that are not quite digits.
-        noisy = x[batch] + 0.1 * torch.rand(BATCH, 1, 1, 1) * torch.randn(BATCH, *x.shape[1:])
+        noisy = x[batch] + 0.2 * torch.rand(BATCH, 1, 1, 1) * torch.randn(BATCH, *x.shape[1:])
         optimizer.zero_grad()
-        cross_entropy(model(noisy), y[batch], label_smoothing=0.02).backward()
+        cross_entropy(model.head(model.body(noisy)), y[batch], label_smoothing=0.02).backward()
         optimizer.step()
         schedule.step()
     right = (model.eval()(images[held_out]).argmax(1) == labels[held_out]).float().mean()
