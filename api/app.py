@@ -374,6 +374,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=self._settings.stop_seconds,
             )
         )
+        logging.getLogger("uvicorn.access").disabled = True  # it would log queries; --log-requests has lines of its own
         self._app = app if isinstance(app, FastAPI) else None
         self._on_ready = on_ready
 

@@ -29,6 +29,7 @@ from .limits import Meter, Rates, Spending
 from .metrics import Metrics
 
 COOKIE = "suffice_session"
+DISCARDED = 2**24  # bytes of a body that is too large
 CSRF = b"x-suffice-csrf"
 LOGGED = {"name": "study", "number": "trial"}  # what parts of a path are called in logs
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -91,6 +92,8 @@ class Front:
             try:
                 known = await self._enter(scope, headers, visit)
             except Refusal as refusal:
+                if refusal.status == 413:
+                    await _discard(receive)
                 await self._answer(refusal, scope, headers)(scope, receive, passing)
                 return
             if known is not None and self._is_gateways(scope["path"]):
@@ -202,6 +205,8 @@ class Front:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._max_body:
+                if message.get("more_body"):
+                    await _discard(receive)
                 raise HTTPException(413, self._too_large)
             return message
 
@@ -278,6 +283,16 @@ class _Passing:
                 await self.send({"type": "http.response.body", "body": b""})
                 raise OSError("the key opens nothing any more")  # as if the client had gone
         await self.send(message)
+
+
+async def _discard(receive: Any) -> None:
+    """Read some of what is left of a body: who is still sending would not see the answer."""
+    left = DISCARDED
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
 
 
 @lru_cache(1024)

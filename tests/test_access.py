@@ -10,11 +10,14 @@ from typing import Any
 
 import httpx
 import pytest
-from live import BRANIN, Clock, Service, serving
+from live import BRANIN, PATIENCE, Clock, Service, serving
 
 from suffice.api.access import ANYONE, NEEDS, PUBLIC, RANK, TAKES, Forbidden, Unauthorized, Visit, check
 from suffice.api.access_wire import KeyCreate, KeyMade, Role
 from suffice.api.app import create_app
+from suffice.api.cli import main
+from suffice.api.client import Client
+from suffice.api.client_errors import Unauthorized as NotLetIn
 from suffice.api.database import Database, migrate
 from suffice.api.front import loopback
 from suffice.api.keys import FRESH_SECONDS, KeyRing, KeyStore, digest
@@ -367,13 +370,32 @@ def test_a_session_stands_for_its_key(tenants: Tenants):
         assert httpx.get(f"{tenants.service.url}/v1/studies", cookies=kept).status_code == 401
 
 
+def test_the_client_and_the_command_line_take_a_key(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    url, secret = tenants.service.url, tenants.keys["hers", "reader"].secret
+    with Client(url, retries=0) as nobody, pytest.raises(NotLetIn):
+        nobody.studies()
+    with Client(url, secret, retries=0) as reader:
+        assert HERS in [study.name for study in reader.studies()]
+        with pytest.raises(NotLetIn, match="takes the role owner"):
+            reader.create_study("refused", {"x": {"type": "float", "low": 0, "high": 1}})
+    assert main(["studies", "--url", url]) == 6
+    monkeypatch.setenv("SUFFICE_API_KEY", secret)
+    assert main(["studies", "--url", url]) == 0
+    shown = capsys.readouterr()
+    assert HERS in shown.out
+    assert secret not in shown.out + shown.err
+
+
 def test_a_stream_ends_with_its_key(tenants: Tenants, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("suffice.api.front.FRESH_SECONDS", -1.0)  # look at every message
     made = tenants.call("hers", "POST", "/v1/keys", {"project": "hers", "role": "reader"}, 201)
     headers = {"Authorization": f"Bearer {made['secret']}"}
     tenants.call("hers", "POST", "/v1/studies", {"name": "watched", **BRANIN}, 201)
     path = "/v1/studies/watched/events"
-    with tenants.service.http.stream("GET", path, params={"after": 0}, headers=headers) as stream:
+    own = httpx.Client(base_url=tenants.service.url, timeout=PATIENCE)  # a connection that ends, too
+    with own, own.stream("GET", path, params={"after": 0}, headers=headers) as stream:
         lines = stream.iter_lines()
         tenants.call("hers", "PATCH", "/v1/studies/watched", {"metadata": {"a": 1}})
         assert next(lines).startswith("event:")
@@ -524,8 +546,6 @@ def test_secrets_are_in_no_log(tenants: Tenants, caplog: pytest.LogCaptureFixtur
 
 
 def test_a_service_without_keys_is_not_exposed_by_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from suffice.api.cli import main
-
     database = f"sqlite:///{tmp_path / 'a.db'}"
     assert main(["serve", "--host", "0.0.0.0", "--database", database, "--workers", "0"]) == 2
     assert "--allow-unauthenticated" in capsys.readouterr().err
