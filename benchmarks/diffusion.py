@@ -40,18 +40,20 @@ SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
     "DDIM, 6 steps": (6, ("ddim",)),
     "DPM-Solver++, 4 steps": (4, ("dpm_multistep",)),
 }
-METHODS = ("random", "autodiffusion", "usf", "bayes", "bayes, levels")
+METHODS = ("random", "autodiffusion", "usf", "bayes", "bayes, few", "bayes, levels")
 NAMES = {
     "random": "random search",
     "autodiffusion": "evolution (AutoDiffusion)",
     "usf": "evolution (USF, S³)",
     "bayes": "Suffice",
+    "bayes, few": "Suffice, 64 images",
     "bayes, levels": "Suffice, 32 to 256 images",
 }
-COLORS = dict(zip(METHODS, ("#999999", "#d95f02", "#e6ab02", "#1b6ca8", "#66a61e"), strict=True))
-TRIALS, IMAGES, LEVELS = 60, 256, (32, 64, 128, 256)
+COLORS = dict(zip(METHODS, ("#999999", "#d95f02", "#e6ab02", "#1b6ca8", "#7570b3", "#66a61e"), strict=True))
+TRIALS, IMAGES, FEW, LEVELS = 60, 256, 64, (32, 64, 128, 256)
 CONFIRM, CONFIRM_IMAGES = 8, 512
 FRESH, FRESH_IMAGES = (1_000_000, 1_000_001), 1024
+LIKE = 1.05  # times a value: as good as it
 NOISE = 100  # between the noise seeds of two seeds
 
 
@@ -95,9 +97,9 @@ def search_cell(judge: Evaluation, setting: str, method: str, seed: int) -> dict
         Choices(steps, solvers),
         judge,
         TRIALS,
-        IMAGES,
+        FEW if method == "bayes, few" else IMAGES,
         levels=LEVELS if method == "bayes, levels" else (),
-        method="bayes" if method == "bayes, levels" else method,
+        method=method.split(",")[0],
         seed=seed,
         noise_seed=NOISE * seed,
     )
@@ -105,14 +107,16 @@ def search_cell(judge: Evaluation, setting: str, method: str, seed: int) -> dict
     begun = time.process_time()
     tried = list(search.run(timed))
     cpu = time.process_time() - begun
-    if search.levels:
-        recommended, images = timed.recommended, np.cumsum([t.judged.images for t in tried])
-        schedules = [search.choices.schedule(params) for params in recommended]
-        values = {
+    if search.images < IMAGES or search.levels:  # what is recommended after every result, by as many images as others
+        values = [t.judged.score.value for t in tried]
+        leading = [dict(tried[int(np.argmin(values[: i + 1]))].params) for i in range(len(tried))]
+        images = np.cumsum([t.judged.images for t in tried])
+        schedules = [search.choices.schedule(params) for params in timed.recommended or leading]
+        worth = {
             text: judge.judge(schedule, IMAGES, search.noise_seed).score.value
             for text, schedule in {str(s): s for s in schedules}.items()
         }
-        curve = [(int(n), values[str(s)]) for n, s in zip(images, schedules, strict=True)]
+        curve = [(int(n), worth[str(s)]) for n, s in zip(images, schedules, strict=True)]
     else:
         best = np.minimum.accumulate([t.judged.score.value for t in tried])
         curve = [(IMAGES * (i + 1), float(v)) for i, v in enumerate(best)]
@@ -182,7 +186,9 @@ def run(seeds: int, results: Path, only: str | None, left: int) -> None:
 def _rank(cell: tuple[str, str, int]) -> tuple[int, int]:
     """What says most comes first, all seeds of it."""
     setting, method, seed = cell
-    return list(SETTINGS).index(setting) // 2 + {"random": 2, "usf": 2, "bayes, levels": 1}.get(method, 0), seed
+    return list(SETTINGS).index(setting) // 2 + {"random": 2, "usf": 2, "bayes, few": 1, "bayes, levels": 1}.get(
+        method, 0
+    ), seed
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -241,18 +247,23 @@ def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def _speed(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Paired by seed: on the same noise."""
-    yield _row(
-        "setting", "evaluations until evolution's last value", f"images until the last value of {TRIALS} x {IMAGES}"
-    )
-    yield _row(*["---"] * 3)
+    until = f"until within 5 % of the last value of {TRIALS} x {IMAGES}"
+    columns = f"images {until}, {FEW} per evaluation", f"images {until}, {LEVELS[0]} to {LEVELS[-1]}"
+    yield _row("setting", "evaluations until evolution's last value", *columns)
+    yield _row(*["---"] * 4)
     for setting in SETTINGS:
         bayes = cells(rows, setting, "bayes")
         evolved = zip(bayes, cells(rows, setting, "autodiffusion"), strict=False)
-        levels = zip(bayes, cells(rows, setting, "bayes, levels"), strict=False)
         evaluations = [reached(b["curve"], e["curve"][-1][1]) / IMAGES for b, e in evolved]
-        images = [reached(m["curve"], b["curve"][-1][1]) for b, m in levels]
+        few, levels = (
+            [
+                reached(m["curve"], LIKE * b["curve"][-1][1])
+                for b, m in zip(bayes, cells(rows, setting, name), strict=False)
+            ]
+            for name in ("bayes, few", "bayes, levels")
+        )
         if evaluations:
-            yield _row(setting, _median(evaluations), _median(images))
+            yield _row(setting, _median(evaluations), _median(few), _median(levels))
 
 
 def _overhead(rows: list[dict[str, Any]]) -> Iterator[str]:
