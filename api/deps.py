@@ -126,7 +126,7 @@ async def allowed(request: HttpRequest) -> Parts:
 PartsDep = Annotated[Parts, Depends(allowed)]
 
 
-Name = Annotated[str, Path(description="The study's name")]
+Name = Annotated[str, Path(description="Its name")]
 Number = Annotated[int, Path(ge=0, lt=2**31, description="The trial's number")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many")]
 MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]

@@ -428,7 +428,8 @@ class Gateway:
         if asked.wishes.calibration is not None and not outcome.record["degraded"]:
             good = outcome.drawn.counted
             known = self._calibrations(request.project, asked.wishes.calibration)
-            known.watch(asked.wishes.calibration, [one.answer for one in good], [one.score for one in good])
+            answers, scores = [one.answer for one in good], [one.score for one in good]
+            known.watch(asked.wishes.calibration, answers, scores, by_score=outcome.sampling.scores)
 
     def _shown(self, asked: Asked, outcome: Outcome) -> dict[str, Any]:
         """The record as the client gets it."""

@@ -233,7 +233,7 @@ DEFAULTS = Wishes.model_validate(
         "overissue": "idle",
         "strategy": "independent",
         "on_verifier_error": "votes",
-        "on_drift": "warn",
+        "on_drift": "votes",
         "return": "best",
         "dry_run": False,
         "progress": False,

@@ -91,7 +91,7 @@ def test_a_wheel_holds_the_whole_package_and_nothing_else(wheels: dict[str, Path
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not re.fullmatch(r"suffice-[\d.]+\.dist-info", top)} == {"suffice"}
 
-    kept = {".py", ".typed", ".mako", ".ini"}
+    kept = {".py", ".typed", ".mako", ".ini", ".js", ".css", ".html", ".svg"}
     tree = {
         path
         for folder in FOLDERS
