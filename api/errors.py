@@ -214,7 +214,9 @@ async def _unfit(_request: Request, _error: Exception) -> JSONResponse:
     return problem(422, _summary([found]), problems=[found])
 
 
-async def _unforeseen(request: Request, _error: Exception) -> JSONResponse:
+async def _unforeseen(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, OperationalError | NoConnection):  # met before the routes were reached: a key was looked up
+        return await _database(request, error)
     here = request.scope.get("suffice.visit")
     where = "" if here is None else f" under the request id {here.id}"
     return problem(500, f"the service met an error of its own; its log has the details{where}")
