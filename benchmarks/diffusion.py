@@ -223,7 +223,8 @@ def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
     )
     yield _row(*["---"] * 7)
     for setting in SETTINGS:
-        if not (reference := cells(rows, setting, "reference")):
+        reference = cells(rows, setting, "reference")
+        if not reference or not cells(rows, setting, "autodiffusion"):
             continue
         known = {name: float(np.mean(v)) for name, v in reference[0]["known"].items()}
         best = min(known, key=lambda name: known[name])
