@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from suffice.api.cli import parser
+from suffice.api.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "rest.md"
@@ -123,6 +124,11 @@ def test_every_command_and_flag_is_documented():
             for flag in action.option_strings:
                 if flag.startswith("--") and flag != "--help":
                     assert flag in pages, f"no page knows suffice {name} {flag}"
+
+
+def test_every_setting_is_a_flag_of_serve():
+    flags = {flag for action in dict(commands())["serve"]._actions for flag in action.option_strings}
+    assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
 
 
 if __name__ == "__main__":
