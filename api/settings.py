@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
+from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from suffice.optimizer import InvalidInput
 
@@ -50,8 +51,14 @@ class Settings(BaseSettings):
 
         class Filed(cls):  # type: ignore[valid-type,misc]
             @classmethod
-            def settings_customise_sources(cls, settings_cls: Any, **sources: Any) -> tuple[Any, ...]:
-                return sources["init_settings"], sources["env_settings"], InitSettingsSource(settings_cls, document)
+            def settings_customise_sources(
+                cls,
+                settings_cls: type[BaseSettings],
+                init_settings: Source,
+                env_settings: Source,
+                dotenv_settings: Source,
+                file_secret_settings: Source,
+            ) -> tuple[Source, ...]:
+                return init_settings, env_settings, InitSettingsSource(settings_cls, document)
 
-        found: Self = Filed(**given)
-        return found
+        return cast("Self", Filed(**given))

@@ -58,7 +58,7 @@ def condition(
     leverage = (half * half).sum(0) / noise
     left_out = (basis @ w - leverage * y) / (1.0 - leverage)
     L = phi[chosen]  # lower triangular, in the order in which they were chosen
-    weights = solve_triangular(L, w[:-1], lower=True, trans="T")
+    weights = solve_triangular(L, w[:-1], lower=True, trans=1)
     return MeanFunction(kernel, X[chosen], weights, float(w[-1] * np.sqrt(MEAN_PRIOR_VARIANCE))), left_out
 
 

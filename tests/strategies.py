@@ -34,8 +34,8 @@ def time_steps(draw: st.DrawFn) -> TimeSteps:
     k = draw(st.integers(1, 14))
     points = draw(st.one_of(st.none(), st.integers(min(k, 2), k)))
     if draw(st.booleans()):
-        low, gap = draw(st.integers(-50, 50)), draw(st.integers(1, 5))
-        return TimeSteps(k, low, low + max(k - 1, 1) * gap + draw(st.integers(0, 1000)), gap=gap, points=points)
+        first, gap = draw(st.integers(-50, 50)), draw(st.integers(1, 5))
+        return TimeSteps(k, first, first + max(k - 1, 1) * gap + draw(st.integers(0, 1000)), gap=gap, points=points)
     low, width, log = draw(st.floats(1e-3, 10)), draw(st.floats(1e-2, 1e3)), draw(st.booleans())
     return TimeSteps(k, low, low + width, integer=False, log=log, points=points)
 

@@ -215,7 +215,9 @@ def test_features_become_a_prior_and_its_confidence_is_honest(informed: Calibrat
     way = informed.way(0.003)
     stated, true = [], []
     for row, i in enumerate(part.prompt):
-        prior = informed.prior(unseen.prompts[i].features.tolist())  # type: ignore[union-attr]
+        features = unseen.prompts[i].features
+        assert features is not None
+        prior = informed.prior(features.tolist())
         answers = part.rows(np.array([row])).answers.first(3)
         position = int(informed.rule(0.003, prior=prior).choose(answers)[0])
         p, _ = informed.probabilities(answers, way, prior)

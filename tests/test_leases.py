@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 from live import Bench, check_counters, result, token
 
+from suffice.api.batches import Given
 from suffice.api.errors import LeaseLost
-from suffice.api.leases import Given
 from suffice.api.wire import Ask, TrialAdd, TrialOut
 from suffice.optimizer import Conflict
 

@@ -54,7 +54,8 @@ class Life(RuleBasedStateMachine):
 
     @property
     def now(self) -> datetime:
-        return self.bench.clock.time
+        time: datetime = self.bench.clock.time
+        return time
 
     def sweep(self) -> None:
         for trial in self.expected:

@@ -16,9 +16,10 @@ from benchmarks.postgres import Postgres
 from live import Bench, check_counters, measured, result, token
 from sqlalchemy import event, text
 
+from suffice.api.batches import Given, Short
 from suffice.api.database import HEAD, Database, migrate, revision, upgrade
 from suffice.api.errors import LeaseLost
-from suffice.api.leases import Given, Leases, Short
+from suffice.api.leases import Leases
 from suffice.api.store import Store
 from suffice.api.tables import Base
 from suffice.api.wire import (
