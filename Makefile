@@ -6,6 +6,7 @@ BENCH := .venv-bench
 VLLM := .venv-vllm
 GATEWAYS := .venv-gateways
 POOLS ?= benchmarks/pools
+TESTERS ?= 2# processes that run the tests
 # setuptools warns about editable installs of folders whose names are common; here they are installed under `suffice`.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -22,7 +23,7 @@ serve: $(VENV)/.demo        ## run the service until interrupted
 	$(BIN)/suffice serve $(ARGS)
 
 test: lint types            ## everything CI runs: lint, types, tests, docs
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(TESTERS) --dist loadfile $(ARGS)
 
 test-vllm: $(VENV)/.dev $(VLLM)/.ready  ## the gateway before a real vLLM on this machine's CPU
 	$(BIN)/python tests/vllm/server.py $(VLLM)/bin/python -- $(BIN)/python -m pytest tests/vllm $(ARGS)

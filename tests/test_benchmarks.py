@@ -178,7 +178,7 @@ def test_suffice_runs_from_end_to_end(name: str, start: str):
 
 
 def test_suffice_chooses_fidelities_and_keeps_the_budget():
-    (job,) = comparison(["branin_fidelity"], ["suffice"], [0], "shared", 4)
+    (job,) = comparison(["boosting_fidelity"], ["suffice"], [0], "shared", 4)
     line = main(job)
     assert line["status"] == "ok", line
     assert len(line["values"]) > 4  # some were cheaper than a trial

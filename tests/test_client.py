@@ -402,7 +402,7 @@ def test_the_async_client_does_the_same(tmp_path: Path):
     async def main() -> None:
         app = create_app(Settings(database=f"sqlite:///{tmp_path}/test.db", workers=0))
         transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), AsyncClient("http://test", transport=transport) as client:
+        async with app.router.lifespan_context(app), AsyncClient("http://127.0.0.1", transport=transport) as client:
             study = await client.create_study("s", X)
             for x in range(4):
                 await study.enqueue({"x": x})

@@ -41,13 +41,18 @@ def slug(heading: str) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_the_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    for example in EXAMPLES.parse(page).examples():
-        try:
-            example.evaluate()
-        except SkipTest:
-            continue
-        except NotEvaluated:
-            pytest.fail(f'{name(page)}:{example.line}: a skipped block gives its reason: skip: next "..."')
+    before = dict(os.environ)  # what a page sets is its own
+    try:
+        for example in EXAMPLES.parse(page).examples():
+            try:
+                example.evaluate()
+            except SkipTest:
+                continue
+            except NotEvaluated:
+                pytest.fail(f'{name(page)}:{example.line}: a skipped block gives its reason: skip: next "..."')
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -298,7 +298,7 @@ def test_coroutines_are_tuned_at_the_same_time_and_released_when_cancelled(tmp_p
     async def main() -> None:
         app = create_app(Settings(database=f"sqlite:///{tmp_path}/test.db", workers=0))
         transport = httpx.ASGITransport(app)
-        async with app.router.lifespan_context(app), AsyncClient("http://test", transport=transport) as client:
+        async with app.router.lifespan_context(app), AsyncClient("http://127.0.0.1", transport=transport) as client:
             study = await client.create_study("s", X)
             for x in range(6):
                 await study.enqueue({"x": x})
