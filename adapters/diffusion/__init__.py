@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from .apply import apply_schedule as apply_schedule
     from .apply import plain_arguments as plain_arguments
     from .apply import stock_scheduler as stock_scheduler
+    from .denoiser import Denoiser as Denoiser
     from .evaluation import Evaluation as Evaluation
+    from .flowopt import FlowOpt as FlowOpt
+    from .noise_search import NoiseSearch as NoiseSearch
     from .quality import Frechet as Frechet
     from .quality import Kernel as Kernel
     from .quality import Paired as Paired
@@ -19,13 +22,18 @@ if TYPE_CHECKING:
     from .schedule import Schedule as Schedule
     from .search import Found as Found
     from .search import search_schedule as search_schedule
+    from .svdd import SVDD as SVDD
 
 _HOMES = {
     "apply": ("apply_schedule", "plain_arguments", "stock_scheduler"),
+    "denoiser": ("Denoiser",),
     "evaluation": ("Evaluation",),
+    "flowopt": ("FlowOpt",),
+    "noise_search": ("NoiseSearch",),
     "quality": ("Frechet", "Kernel", "Paired", "Reference", "Reward"),
     "schedule": ("Schedule",),
     "search": ("Found", "search_schedule"),
+    "svdd": ("SVDD",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
