@@ -150,6 +150,7 @@ print(studies[0].trials[0].source.why)
 # %% [markdown]
 # ## What to take away
 #
-# - Cheap looks pay where they say something about what counts: here a few epochs tell a bad learning rate.
+# - Cheap looks pay where they say much about what counts. One epoch tells a bad learning rate, and little more: here
+#   both searches end alike.
 # - Report results at every step instead, and the service can also [stop trials early](../docs/early_stopping.md).
 # - An earlier study that does not help is dropped, so trying costs about two trials.
