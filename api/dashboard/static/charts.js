@@ -165,6 +165,8 @@ export class Figure {
     const frame = { left, right: width - 12, top: 10, bottom };
     const svg = s("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", tabindex: 0, "aria-label": `${this.title}. ${picture.described}` });
     svg.append(grid(picture, frame, x, y, height));
+    const had = this.plot.contains(document.activeElement);
+    const marked = this.points?.[this.current]?.tip;  // by keyboard or pointer: it stays so when results come in
     this.points = [];
     for (const layer of picture.layers) {
       svg.append(drawn(layer, x, y, frame));
@@ -175,10 +177,10 @@ export class Figure {
     this.lit = s("circle", { class: "lit", r: 7, visibility: "hidden" });
     svg.append(this.lit);
     this.#listen(svg);
-    const had = this.plot.contains(document.activeElement);
     this.plot.replaceChildren(svg, this.tip);
     this.tip.hidden = true;
     if (had) svg.focus({ preventScroll: true });
+    if (had && marked !== undefined) this.#show(this.points.findIndex((p) => p.tip === marked));
     this.note.textContent = picture.note ?? "";
     const named = picture.layers.filter((layer) => layer.name);
     this.legend.replaceChildren(...named.map((layer) => h("li", {}, key(layer), layer.name ?? "")));
