@@ -3,8 +3,9 @@
 Names are loaded on first use, so that the light ones (spaces, trials, goals, budgets) never import torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .front_door import front_door
 
 if TYPE_CHECKING:
     from .conservative import Conservative as Conservative
@@ -59,18 +60,4 @@ _HOMES = {
     "timesteps": ("TimeSteps", "known_schedules"),
     "trial": ("Measurement", "Source", "Suggestion", "Trial", "TrialState"),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__, __getattr__, __dir__ = front_door(globals(), _HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -3,8 +3,9 @@
 Names are loaded on first use, so that importing this package imports neither torch nor diffusers.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from suffice.optimizer.front_door import front_door
 
 if TYPE_CHECKING:
     from .apply import apply_schedule as apply_schedule
@@ -35,18 +36,4 @@ _HOMES = {
     "search": ("Found", "search_schedule"),
     "svdd": ("SVDD",),
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-
-__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__, __getattr__, __dir__ = front_door(globals(), _HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
