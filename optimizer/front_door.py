@@ -10,7 +10,7 @@ from typing import Any
 def front_door(
     package: dict[str, Any], homes: Mapping[str, Sequence[str]]
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
-    """``__all__``, ``__getattr__`` and ``__dir__`` (PEP 562) of a package, given its globals and its names by module."""
+    """``__all__``, ``__getattr__`` and ``__dir__`` (PEP 562) of a package, from its globals and its names by module."""
     home = {name: module for module, names in homes.items() for name in names}
     public = sorted(home)
 
