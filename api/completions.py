@@ -84,6 +84,7 @@ class Completion:
         self._calls = 0
         self._out: dict[int, float] = {}  # calls that have not been answered: when they were sent
         self._paid: dict[str, Any] = {}  # the usage of those that have
+        self._total: int | None = None  # all tokens, as the outcome says
         self._took = 0.0  # seconds of those
         self._longest = self._prompt = 0  # completion and prompt tokens, the most of one of those
         self._extra = self._logprobs()
@@ -337,6 +338,7 @@ class Completion:
         """
         lost = self._lost()
         usage = total(self._paid, lost)
+        self._total = counted(usage, "total_tokens")
         came = [*drawn.counted, *drawn.unused]
         each = sum(one.prompt_tokens + one.tokens for one in came) / len(came)
         fixed = (self.asked.wishes.max_samples or 1) * each
@@ -358,7 +360,9 @@ class Completion:
         return {"prompt_tokens": prompts, "completion_tokens": aborted, "total_tokens": prompts + aborted}
 
     def spent(self) -> int:
-        """All tokens so far, prompts included, whether there is an outcome or not."""
+        """All tokens so far, prompts included; with an outcome, what its usage says."""
+        if self._total is not None:
+            return self._total
         return counted(total(self._paid, self._lost()), "total_tokens")
 
     def _record(self, drawn: Drawn, sampling: Sampling, given: Answer, tokens: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What every test starts from: repeatable examples, no window, no settings of the developer's own; and databases."""
 
+import logging
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -16,6 +17,19 @@ settings.load_profile("suffice")  # `--hypothesis-profile default` looks for new
 os.environ["MPLBACKEND"] = "Agg"  # for the processes that tests start, too
 for name in [name for name in os.environ if name.startswith("SUFFICE_")]:
     del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Generator[None]:
+    """A command that runs inside of a test sends the process's log to the test's own stderr, which ends with it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers[:]:
+        if handler not in handlers and "pytest" not in type(handler).__module__:
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")
