@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float64
 
 from .answers import Answers, PerPrompt
-from .stopping import Enough, Evidence, Rule, known_pick, positive
+from .stopping import ByScore, Enough, Evidence, Rule, positive
 
 
 @dataclass(frozen=True)
-class BestOfN(Rule):
+class BestOfN(ByScore):
     """Stop when the ``worth`` of another score is below ``price``; scores are looked at from ``first`` of them on."""
 
     swept: ClassVar[tuple[str, ...]] = ("price",)
@@ -24,20 +24,12 @@ class BestOfN(Rule):
     picked: str = "best"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive("price", self.price)
-        known_pick(self.picked)
 
     @abstractmethod
     def worth(self, scores: Float64[np.ndarray, "r n"], cap: int) -> PerPrompt:
         """The highest price at which another answer pays, after n of at most ``cap``."""
-
-    @property
-    def pick(self) -> str:
-        return self.picked
-
-    @property
-    def scored(self) -> bool:
-        return True
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
         if answers.n < self.first:

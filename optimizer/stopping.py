@@ -74,8 +74,30 @@ class Rule(ABC):
         return [self]
 
 
+class Picking(Rule):
+    """A rule that leaves the pick to its last setting, ``picked``."""
+
+    picked: str
+
+    def __post_init__(self) -> None:
+        if self.picked not in PICKS:
+            raise InvalidInput("picked", f"one of {', '.join(PICKS)}", self.picked)
+
+    @property
+    def pick(self) -> str:
+        return self.picked
+
+
+class ByScore(Picking):
+    """A rule that looks at scores, whatever it picks."""
+
+    @property
+    def scored(self) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
-class Fixed(Rule):
+class Fixed(Picking):
     """A fixed number of answers: best-of-N, majority (self-consistency) or the score-weighted vote, by ``picked``."""
 
     name: ClassVar[str] = "fixed"
@@ -84,18 +106,14 @@ class Fixed(Rule):
     picked: str = "majority"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole("samples", self.samples)
-        known_pick(self.picked)
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
         return np.zeros(len(answers.clusters))
 
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return np.full(len(evidence), n >= self.samples)
-
-    @property
-    def pick(self) -> str:
-        return self.picked
 
     def soonest(self, n: int, cap: int) -> int:
         return min(self.samples, cap)
@@ -105,7 +123,7 @@ class Fixed(Rule):
 
 
 @dataclass(frozen=True)
-class AdaptiveConsistency(Rule):
+class AdaptiveConsistency(Picking):
     """Stop when the leading answer is the most likely one with at least this probability (Aggarwal et al. 2023).
 
     ``form``: "beta" compares the first two counts, P(p1 > p2) = 1 - I_1/2(v1 + 1, v2 + 1); "dirichlet" compares up to
@@ -121,11 +139,11 @@ class AdaptiveConsistency(Rule):
     picked: str = "majority"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         probability("threshold", self.threshold)
         if self.form not in ("beta", "dirichlet", "weighted"):
             raise InvalidInput("form", "beta, dirichlet or weighted", self.form)
         positive("strength", self.strength)
-        known_pick(self.picked)
 
     @property
     def pick(self) -> str:
@@ -170,7 +188,7 @@ def largest_share(counts: Float64[np.ndarray, "r k"]) -> Float64[np.ndarray, " r
 
 
 @dataclass(frozen=True)
-class EarlyStopping(Rule):
+class EarlyStopping(Picking):
     """Stop when a window of ``window`` answers is unanimous; windows do not overlap (ESC; Li et al. 2024)."""
 
     name: ClassVar[str] = "early_stopping"
@@ -178,12 +196,8 @@ class EarlyStopping(Rule):
     picked: str = "majority"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         whole("window", self.window)
-        known_pick(self.picked)
-
-    @property
-    def pick(self) -> str:
-        return self.picked
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
         if answers.n == 0 or answers.n % self.window:
@@ -202,7 +216,7 @@ class EarlyStopping(Rule):
 
 
 @dataclass(frozen=True)
-class Threshold(Rule):
+class Threshold(ByScore):
     """Stop at the first score of at least ``threshold``."""
 
     name: ClassVar[str] = "threshold"
@@ -211,16 +225,8 @@ class Threshold(Rule):
     picked: str = "best"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         finite("threshold", self.threshold)
-        known_pick(self.picked)
-
-    @property
-    def pick(self) -> str:
-        return self.picked
-
-    @property
-    def scored(self) -> bool:
-        return True
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
         return answers.known_scores.max(1)
@@ -342,8 +348,3 @@ def probability(field: str, value: Any) -> None:
 def whole(field: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InvalidInput(field, "a whole number of at least 1", value)
-
-
-def known_pick(value: Any) -> None:
-    if value not in PICKS:
-        raise InvalidInput("picked", f"one of {', '.join(PICKS)}", value)
