@@ -49,7 +49,7 @@ def improvement_at_target(
     if best is None:
         return None
     why = _why_not(knowledge, surrogate, found, best, edge=found.value - float(chosen.acquisition(best.x[None])[0][0]))
-    return None if why is None else (replace(choice, why=why), best)
+    return None if why is None else (replace(choice, why=why, only=target), best)
 
 
 def _why_not(knowledge: Knowledge, surrogate: Surrogate, found: Found, best: Found, *, edge: float) -> str | None:

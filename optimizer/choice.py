@@ -33,7 +33,7 @@ class Choice:
     """An acquisition that was chosen, and why; its search starts from ``incumbents`` too.
 
     ``gain``: exp of its value is a gain in standardised units, above ``best``. ``box``: the part of the cube in which
-    it is searched (None: everywhere).
+    it is searched (None: everywhere). ``only``: the target to which it is confined.
     """
 
     acquisition: Acquisition
@@ -44,6 +44,7 @@ class Choice:
     best: float
     box: Box | None = None
     per_cost: bool = False  # the gain is one per unit of cost
+    only: Target | None = None
 
 
 def choose(

@@ -20,7 +20,7 @@ from .design import quasi_random
 from .knowledge import Knowledge
 from .models import FitError
 from .safe_mixture import baseline_first, guarded
-from .search import maximise
+from .search import Found, maximise
 from .space import Params
 from .surrogate import Surrogate
 from .threads import one_blas_thread
@@ -55,7 +55,10 @@ def advise(knowledge: Knowledge, number: int) -> Advice:
 
 @dataclass(frozen=True)
 class AcquisitionValues:
-    """An acquisition's natural logarithms at configurations, up to a constant; which acquisition it is, and why."""
+    """An acquisition's natural logarithms at configurations, up to a constant; which acquisition it is, and why.
+
+    -inf where the next trial cannot be: away from the target of fidelities, while no cheaper trial is worth it.
+    """
 
     log_value: Float64[np.ndarray, " n"]
     method: str
@@ -68,8 +71,14 @@ def acquisition_values(knowledge: Knowledge, params: Sequence[Params], number: i
     if knowledge.surrogate is None:
         return None
     rng = np.random.default_rng([knowledge.definition.seed, number])
-    chosen = _choose(knowledge, knowledge.surrogate, knowledge.pending, rng)
-    values, _ = chosen.acquisition(knowledge.definition.space.encode(params))
+    definition, X = knowledge.definition, knowledge.definition.space.encode(params)
+    if definition.fidelity is None:
+        chosen = _choose(knowledge, knowledge.surrogate, knowledge.pending, rng)
+    else:  # where the trial runs depends on what the search finds
+        chosen, _ = _decide(knowledge, knowledge.surrogate, knowledge.pending, rng)
+    values, _ = chosen.acquisition(X)
+    if chosen.only is not None:
+        values = np.where(np.isclose(chosen.only.designs(X), X).all(1), values, -np.inf)
     return AcquisitionValues(values, chosen.method, chosen.why)
 
 
@@ -79,20 +88,28 @@ def _choose(knowledge: Knowledge, surrogate: Surrogate, taken: Sequence[Params],
 
 
 def _with_model(knowledge: Knowledge, taken: Sequence[Params], rng: np.random.Generator) -> Suggestion | None:
-    surrogate, definition = knowledge.surrogate, knowledge.definition
+    surrogate, space = knowledge.surrogate, knowledge.definition.space
     if surrogate is None:
         return None
-    space = definition.space
     try:
-        chosen = _choose(knowledge, surrogate, taken, rng)
+        chosen, found = _decide(knowledge, surrogate, taken, rng)
     except FitError:
         return None
-    found = maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken), chosen.box)
     if found is None:
         return None
-    if definition.fidelity is not None:
-        chosen, found = improvement_at_target(knowledge, surrogate, taken, chosen, found, rng) or (chosen, found)
     return Suggestion(space.decode(found.x[None])[0], source(surrogate, chosen, found, len(taken)))
+
+
+def _decide(
+    knowledge: Knowledge, surrogate: Surrogate, taken: Sequence[Params], rng: np.random.Generator
+) -> tuple[Choice, Found | None]:
+    """What decides on the next trial, and what it is; None where nothing is left to try."""
+    chosen = _choose(knowledge, surrogate, taken, rng)
+    space = knowledge.definition.space
+    found = maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken), chosen.box)
+    if found is None or knowledge.definition.fidelity is None:
+        return chosen, found
+    return improvement_at_target(knowledge, surrogate, taken, chosen, found, rng) or (chosen, found)
 
 
 def _stop(knowledge: Knowledge, taken: Sequence[Params], number: int) -> Stop | None:

@@ -366,6 +366,14 @@ def test_a_trial_that_saves_little_is_not_run() -> None:
     assert study.trials[-1].source.cost == pytest.approx(6.0)
     assert study.best.params == pytest.approx({"x": 0.3, "y": 0.6, "s": 1.0}, abs=0.1)
 
+    (chosen,) = study.suggest(1)
+    grid = [{"x": x, "y": y, "s": s} for x in np.linspace(0, 1, 6) for y in np.linspace(0, 1, 6) for s in (0.5, 1.0)]
+    found = study.acquisition_values([chosen.params, *grid])
+    assert (found.method, found.why) == (chosen.source.method, chosen.source.why)
+    assert found.log_value[0] >= found.log_value.max() - 1e-9, "the suggestion is where it is largest"
+    assert np.isneginf(found.log_value[1::2]).all(), "and no cheaper trial is considered"
+    assert np.isfinite(found.log_value[2::2]).all()
+
 
 def test_cheaper_trials_that_tell_as_much_take_up_to_half_of_the_cost() -> None:
     space, fidelity = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1)), {"target": {"s": 1.0}, "cost": "0.5 + s"}
