@@ -319,6 +319,19 @@ def test_files_are_packed_and_kept_for_ever(service: Service):
         assert service.http.get(f"/assets/x/{name}").status_code in (400, 404), name
 
 
+def test_a_page_names_what_it_will_need(service: Service):
+    """All modules, however deep they are imported, and the first question, before a script can ask it."""
+    service.study("first.of_all")
+    answer = service.http.get("/studies/first.of_all")
+    named = set(re.findall(r'rel="modulepreload" href="/assets/\w+/(\w+)\.js"', answer.text))
+    assert {"api", "dom", "charts", "scales", "contour"} <= named
+    assert all((assets.STATIC / f"{module}.js").exists() for module in named)
+    path = "/v1/dashboard/studies/first.of_all"
+    assert answer.headers["link"] == f"<{path}>; rel=preload; as=fetch; crossorigin"
+    assert service.http.get(path).status_code == 200
+    assert "link" not in service.http.get("/studies/missing").headers
+
+
 def test_nothing_is_fetched_from_elsewhere():
     for name in assets.names():
         text = (assets.STATIC / name).read_text()

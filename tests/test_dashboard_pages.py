@@ -213,6 +213,19 @@ def test_pictures_can_be_taken_away_and_read_as_tables(visitor: Visitor, tmp_pat
     expect(figure.get_by_role("region", name="Progress").locator("tbody tr")).to_have_count(14)
 
 
+def test_the_first_question_is_asked_once_and_early(visitor: Visitor):
+    asked: list[str] = []
+    visitor.page.on("request", lambda request: asked.append(request.url.removeprefix(visitor.url)))
+    visitor.go("/studies/bowl")
+    expect(visitor.page.locator("figure circle.dot").first).to_be_visible()
+    first = "/v1/dashboard/studies/bowl"
+    scripts = [i for i, url in enumerate(asked) if url.endswith("/study.js")]
+    assert asked.index(first) < scripts[0]
+    fetched = visitor.page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+    before_the_table = fetched[: next(i for i, url in enumerate(fetched) if "/trials?" in url)]
+    assert sum(url.endswith(first) for url in before_the_table) == 1  # what was asked early is what was used
+
+
 def test_everything_is_reached_by_keyboard(visitor: Visitor):
     page = visitor.page
     visitor.go("/studies/bowl")

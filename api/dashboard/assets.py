@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+IMPORTED = re.compile(r'^import .* from "\./(\w+\.js)";', re.MULTILINE)
 PLOTLY = "plotly.min.js"  # for Ax's figures alone; it comes with Ax
 
 
@@ -58,11 +60,25 @@ def digest() -> str:
 
 @cache
 def page(script: str, title: str) -> bytes:
-    """The page that runs a script."""
+    """The page that runs a script. It names all modules, so that browsers need not find one in another."""
     template = (STATIC / "page.html").read_text()
-    for mark, text in (("assets", f"/assets/{digest()}"), ("script", script), ("title", title)):
+    folder = f"/assets/{digest()}"
+    needed = "\n".join(f'<link rel="modulepreload" href="{folder}/{name}">' for name in modules(f"{script}.js"))
+    for mark, text in (("modules", needed), ("assets", folder), ("script", script), ("title", title)):
         template = template.replace("{{" + mark + "}}", text)
     return template.encode()
+
+
+@cache
+def modules(name: str) -> tuple[str, ...]:
+    """The modules that one needs: those that it imports, and those that they do."""
+    found: dict[str, None] = {}
+    waiting = [name]
+    while waiting:
+        imported = IMPORTED.findall((STATIC / waiting.pop()).read_text())
+        waiting += [one for one in imported if one not in found]
+        found.update(dict.fromkeys(imported))
+    return tuple(sorted(found))
 
 
 @cache

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import func
@@ -33,7 +34,16 @@ COLUMNS = (
     TrialRow.started_at,
     TrialRow.finished_at,
 )
+MEANS = (
+    MeasurementRow.number,
+    MeasurementRow.metric,
+    func.avg(MeasurementRow.value),
+    func.sum(col(MeasurementRow.stderr) * col(MeasurementRow.stderr)),
+    func.count(col(MeasurementRow.stderr)),
+    func.count(),
+)
 FEW = 500  # parameters of one statement
+NONE: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +165,10 @@ def _changed(session: Session, study_id: int, since: int) -> list[Past]:
     if not rows:
         return []
     measured = (
-        select(MeasurementRow.number, MeasurementRow.metric, MeasurementRow.value, MeasurementRow.stderr)
+        select(*MEANS)  # type: ignore[call-overload]
         .where(MeasurementRow.study_id == study_id, col(MeasurementRow.step).is_(None))
-        .order_by(col(MeasurementRow.id))
+        .group_by(col(MeasurementRow.number), col(MeasurementRow.metric))
+        .order_by(func.min(MeasurementRow.id))
     )
     stepped = select(MeasurementRow.number).where(
         MeasurementRow.study_id == study_id, col(MeasurementRow.step).is_not(None)
@@ -166,19 +177,16 @@ def _changed(session: Session, study_id: int, since: int) -> list[Past]:
     if len(numbers) <= FEW:
         measured = measured.where(col(MeasurementRow.number).in_(numbers))
         stepped = stepped.where(col(MeasurementRow.number).in_(numbers))
-    found: dict[int, dict[str, list[tuple[float, float | None]]]] = {}
-    for number, metric, value, stderr in session.exec(measured):
-        found.setdefault(number, {}).setdefault(metric, []).append((value, stderr))
+    values: dict[int, dict[str, float]] = {}
+    stderrs: dict[int, dict[str, float]] = {}
+    for number, metric, mean, squares, known, count in session.exec(measured):
+        values.setdefault(number, {})[metric] = mean
+        if known == count:
+            stderrs.setdefault(number, {})[metric] = squares**0.5 / count
     reported = set(session.exec(stepped.distinct()))
-    return [_past(row, found.get(row[0], {}), reported=row[0] in reported) for row in rows]
 
+    def past(row: Any) -> Past:
+        more: list[Any] = [values.get(row[0], NONE), stderrs.get(row[0], NONE), row[0] in reported]
+        return Past(*row, *more)
 
-def _past(row: Any, measured: Mapping[str, Sequence[tuple[float, float | None]]], *, reported: bool) -> Past:
-    """A trial of a row of COLUMNS."""
-    values = {metric: sum(v for v, _ in found) / len(found) for metric, found in measured.items()}
-    stderrs: dict[str, float] = {}
-    for metric, found in measured.items():
-        known = [error for _, error in found if error is not None]
-        if len(known) == len(found):
-            stderrs[metric] = sum(error**2 for error in known) ** 0.5 / len(known)
-    return Past(**row._mapping, values=values, stderrs=stderrs, reported=reported)
+    return [past(row) for row in rows]
