@@ -46,6 +46,33 @@ class Asked:
         return isinstance(form, Mapping) and form.get("type") in ("json_object", "json_schema")
 
     @property
+    def alternatives(self) -> int | None:
+        """How many likely alternatives per token were asked for; None: no log-probabilities at all, -1: all.
+
+        Raises InvalidInput for what is no number.
+        """
+        if not self.chat:
+            return None if self.body.get("logprobs") is None else _integer(self.body, "logprobs")
+        if not self.body.get("logprobs"):
+            return None
+        return 0 if self.body.get("top_logprobs") is None else _integer(self.body, "top_logprobs")
+
+    def logprobs(self, found: Any) -> Any:
+        """A choice's log-probabilities, cut down to what was asked for: a verifier or a strategy may want more."""
+        many = self.alternatives
+        if many is None or not isinstance(found, Mapping):
+            return None
+        if many < 0:
+            return found
+        if isinstance(content := found.get("content"), list):
+            cut = [{**one, "top_logprobs": (one.get("top_logprobs") or [])[:many]} for one in content]
+            return {**found, "content": cut}
+        tokens, tops = found.get("tokens"), found.get("top_logprobs")
+        if not isinstance(tokens, list) or not isinstance(tops, list):
+            return found
+        return {**found, "top_logprobs": [_likeliest(*one, many) for one in zip(tokens, tops, strict=False)]}
+
+    @property
     def streamed(self) -> bool:
         """Whether its only draw is one request, whose tokens can be passed on as they come."""
         return self.stream and self.wishes.max_samples == 1 and self.n == 1 and self.in_one_go
@@ -121,6 +148,14 @@ def _wished(body: Mapping[str, Any], headers: Mapping[str, str]) -> Wishes:
         field_ = "max_samples" if name == BUDGET_HEADER else name.removeprefix(HEADER).replace("-", "_")
         written[field_] = _json(value) if field_ in ("settings", "tags") else value
     return wishes_of(written).over(wishes) if written else wishes
+
+
+def _likeliest(token: str, top: Mapping[str, float] | None, many: int) -> dict[str, float] | None:
+    """The likeliest tokens of a completion's alternatives, and the one that was drawn, as servers give them."""
+    if top is None:
+        return None
+    kept = sorted(top, key=lambda one: -top[one])[:many]
+    return {one: logprob for one, logprob in top.items() if one == token or one in kept}
 
 
 def _json(text: str) -> Any:

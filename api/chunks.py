@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from suffice.adapters.continuation import join
@@ -60,17 +60,18 @@ def stream(
     yield DONE
 
 
-def going_on(chunk: Mapping[str, Any], include_usage: bool, *, bare: bool) -> bytes:
+def going_on(chunk: Mapping[str, Any], include_usage: bool, logprobs: Callable[[Any], Any]) -> bytes:
     """An upstream's chunk, to be passed on without the finish, which comes last; empty where it says nothing else.
 
-    ``bare``: without log-probabilities, too.
+    ``logprobs`` says which of its log-probabilities are passed on.
     """
     if all(one.get("finish_reason") and not (one.get("delta") or one.get("text")) for one in chunk["choices"]):
         return b""
-    hidden: dict[str, Any] = {"finish_reason": None}
-    if bare:
-        hidden["logprobs"] = None
-    choices = [{**{k: v for k, v in one.items() if k != "stop_reason"}, **hidden} for one in chunk["choices"]]
+    choices = [{k: v for k, v in one.items() if k != "stop_reason"} for one in chunk["choices"]]
+    for one in choices:
+        one["finish_reason"] = None
+        if one.get("logprobs") is not None:
+            one["logprobs"] = logprobs(one["logprobs"])
     rest = {k: v for k, v in chunk.items() if k != "usage"} | ({"usage": None} if include_usage else {})
     return event({**rest, "choices": choices})
 

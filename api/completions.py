@@ -95,20 +95,13 @@ class Completion:
 
     def _logprobs(self) -> dict[str, Any]:
         """What makes log-probabilities come along, where they are needed and were not asked for."""
+        asked = self.asked.alternatives
         if isinstance(self._how, Scope):
-            many = max(self._alternatives or 0, ALTERNATIVES)
+            many = ALTERNATIVES if asked is None else asked if asked < 0 else max(asked, ALTERNATIVES)
             return {"logprobs": True, "top_logprobs": many} if self.asked.chat else {"logprobs": many}
-        if self._verifier is None or not self._verifier.logprobs or self._alternatives is not None:
+        if self._verifier is None or not self._verifier.logprobs or asked is not None:
             return {}
         return {"logprobs": True} if self.asked.chat else {"logprobs": 0}
-
-    @property
-    def _alternatives(self) -> int | None:
-        """How many alternatives per token the client asked for; None: no log-probabilities at all."""
-        body = self.asked.body
-        if not self.asked.chat:
-            return body.get("logprobs")
-        return (body.get("top_logprobs") or 0) if body.get("logprobs") else None
 
     def _sampling(self) -> Sampling:
         calibration = self.tools.calibration
@@ -232,7 +225,7 @@ class Completion:
                     return _completion((await stream.read()).body)
                 async for chunk in chunks.events(stream.pieces()):
                     whole.add(chunk)
-                    if piece := chunks.going_on(chunk, asked.include_usage, bare=bool(self._extra)):
+                    if piece := chunks.going_on(chunk, asked.include_usage, asked.logprobs):
                         self.begun = True
                         await self._pass_on(piece)
         except (Unreachable, *NO_COMPLETION) as error:
@@ -323,11 +316,8 @@ class Completion:
 
     def _choice(self, one: Answer, index: int) -> dict[str, Any]:
         choice: dict[str, Any] = {**one.body["choices"][0], "index": index}
-        if self._alternatives is None and choice.get("logprobs") is not None:
-            choice["logprobs"] = None
-        elif self._extra and self.asked.chat:  # more alternatives than were asked for
-            for token in (choice.get("logprobs") or {}).get("content") or ():
-                token["top_logprobs"] = token["top_logprobs"][: self._alternatives]
+        if choice.get("logprobs") is not None:
+            choice["logprobs"] = self.asked.logprobs(choice["logprobs"])
         return choice
 
     def _usage(self, drawn: Drawn, given: Answer) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -374,6 +364,7 @@ class Completion:
             "policy": self.asked.policy,
             "rule": wishes.rule,
             "strategy": wishes.strategy,
+            "asked": self._wished(),
             "calls": self._calls,
             "samples": {
                 "issued": drawn.issued,
@@ -404,6 +395,11 @@ class Completion:
             "degraded": self._degraded(drawn, given),
             "tags": wishes.tags,
         }
+
+    def _wished(self) -> dict[str, Any]:
+        """What was wished for in effect: by the request, its policy and the defaults."""
+        wishes = self.asked.wishes.model_dump(mode="json", by_alias=True, exclude={"tags"})
+        return {**wishes, "deadline_ms": 1e3 * self.drawing.limits.seconds, "seed": self.asked.seed, "n": self.asked.n}
 
     def _degraded(self, drawn: Drawn, given: Answer) -> str | None:
         """What was not as it should be."""

@@ -401,7 +401,10 @@ class Gateway:
         known = self._calibrations(request.project, name)
         if name not in known:
             raise InvalidInput("optscale.calibration", "the name of a calibration", name)
-        return known.get(name), known.drifted(name)
+        calibration = known.get(name)
+        if calibration.model is not None and asked.wishes.verifier in (None, "none"):
+            raise InvalidInput("optscale.verifier", f"the one whose scores {name} was learned from", None)
+        return calibration, known.drifted(name)
 
     def _calibrations(self, project: int, name: str | None = None) -> Calibrations:
         """Those of a project; with a ``name`` that it has not and a policy says, everyone's."""

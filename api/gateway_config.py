@@ -312,7 +312,13 @@ class GatewayConfig(Config):
             raise InvalidInput("verifier", f"one that judges the steps of {wishes.strategy}", wishes.verifier)
         if wishes.extract is not None:
             extractor(wishes.extract, self.extractors)
-        sampling_of(wishes)
+        if wishes.calibration is not None and wishes.rule != "suffice":
+            raise InvalidInput("calibration", f"none, with the rule {wishes.rule}", wishes.calibration)
+        if sampling_of(wishes).scored and wishes.verifier in (None, "none"):
+            looks = f"{wishes.rule} {wishes.settings or ''}".strip()
+            raise InvalidInput(
+                "verifier", f"one of {', '.join(self.verifiers)}: {looks} looks at scores", wishes.verifier
+            )
 
     @classmethod
     def read(cls, file: Path) -> Self:

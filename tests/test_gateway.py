@@ -11,6 +11,8 @@ import pytest
 from pydantic import BaseModel
 from upstream import VOTES, Front, Say, Upstream, serving
 
+from suffice.api.gateway_config import DEFAULTS
+
 POLICY = {"optscale": VOTES}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1, "b": 2}'}}
 
@@ -274,6 +276,11 @@ def test_log_probabilities_come_only_where_asked_for(upstream: Upstream):
         assert shown["content"][0]["logprob"] == -0.5
 
 
+@pytest.mark.parametrize("wrong", [{"logprobs": True, "top_logprobs": "five"}, {"logprobs": True, "top_logprobs": 0.5}])
+def test_a_wrong_number_of_alternatives_is_named(front: Front, wrong: dict[str, Any]):
+    assert front.decided(status=400, **wrong)["error"]["param"] == "top_logprobs"
+
+
 # --- one draw ---
 
 
@@ -335,6 +342,8 @@ def test_legacy_best_of_is_the_budget_of_a_completion(front: Front, upstream: Up
         ({"extract": "everything"}, "optscale.extract"),
         ({"target": 1.5}, "optscale.target"),
         ({"calibration": "none"}, "optscale.calibration"),
+        ({"rule": "optscale0", "settings": {}}, "optscale.verifier"),
+        ({"settings": {"picked": "weighted"}}, "optscale.verifier"),
         (7, "optscale"),
     ],
 )
@@ -361,11 +370,16 @@ def test_models_and_what_policies_make_of_them(client: openai.OpenAI):
 
 def test_the_decision_is_kept_and_can_be_decided_again(front: Front, upstream: Upstream):
     upstream.default = says("41", "42", "42", "42", "43")
-    answer = front.chat()
+    answer = front.chat(seed=3, optscale={"price": 0.5})
     record = answer.json()["optscale"]
     assert answer.headers["x-optscale-decision-id"] == record["decision_id"]
     assert answer.headers["x-optscale-samples"] == str(record["samples"]["counted"])
     assert "trace" not in record
+    wished = {
+        **DEFAULTS.model_dump(mode="json", by_alias=True, exclude={"tags"}),
+        **VOTES, "deadline_ms": 600_000.0, "n": 1, "seed": 3, "price": 0.5,
+    }  # fmt: skip
+    assert record["asked"] == wished
     kept = front.http.get(f"/optscale/v1/decisions/{record['decision_id']}").json()
     assert kept["answer"] == "42"
     assert [line["counted"] for line in kept["trace"]].count(True) == record["samples"]["counted"]
@@ -420,6 +434,9 @@ def test_a_calibration_is_learned_used_exported_and_deleted(front: Front, upstre
     assert by_scores["optscale"]["verifier"] == {
         "name": "log_probability", "calibration": "tiny", "drift": False, "error": None,
     }  # fmt: skip
+
+    unscored = front.decided(status=400, optscale={"rule": "suffice", "settings": {}, "calibration": "tiny"})
+    assert unscored["error"]["param"] == "optscale.verifier"
 
     assert front.http.delete(path).json() == {"deleted": "tiny"}
     assert front.http.get(path).status_code == 404

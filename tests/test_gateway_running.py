@@ -95,6 +95,18 @@ def test_a_flag_that_would_be_passed_over_is_refused(flags: list[str], field: st
         ({"upstreams": [{"url": "http://a"}], "limit": {}}, "limit"),
         ({"upstreams": [{"url": "http://a"}], "policies": {"p": {"max_samples": 65}}}, "policies.p.max_samples"),
         ({"upstreams": [{"url": "http://a"}], "policies": {"p": {"verifier": "v"}}}, "policies.p.verifier"),
+        (
+            {"upstreams": [{"url": "http://a"}], "policies": {"p": {"rule": "threshold"}}},
+            "policies.p.verifier: .* looks at scores",
+        ),
+        (
+            {"upstreams": [{"url": "http://a"}], "policies": {"p": {"rule": "fixed", "settings": {"picked": "best"}}}},
+            "policies.p.verifier: .* looks at scores",
+        ),
+        (
+            {"upstreams": [{"url": "http://a"}], "policies": {"p": {"rule": "fixed", "calibration": "c"}}},
+            "policies.p.calibration",
+        ),
         ({"upstreams": [{"url": "http://a"}], "aliases": {"a": {"model": "m", "policy": "p"}}}, "aliases.a.policy"),
         ({"upstreams": [{"url": "http://a"}], "extractors": {"e": "("}}, "extractors"),
         ({"upstreams": [{"url": "http://a"}], "verifiers": {"v": {"type": "magic"}}}, "verifiers.v"),

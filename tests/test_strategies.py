@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -368,6 +369,31 @@ def test_the_gateway_elects_by_confidence():
         assert answer["choices"][0]["logprobs"] is None
         shown = front.decided(optscale={"concurrency": 1}, logprobs=True)["choices"][0]["logprobs"]["content"][0]
         assert shown["top_logprobs"] == [], "no alternatives were asked for"
+
+
+TOP = [{"4": -0.1, "5": -2.0, "6": -3.0}, {"7": -4.0, "2": -0.5, "3": -1.0, "1": -2.5}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ({}, None),
+        ({"logprobs": 0}, [{"4": -0.1}, {"7": -4.0}]),
+        ({"logprobs": 1}, [{"4": -0.1}, {"7": -4.0, "2": -0.5}]),
+        ({"logprobs": 9}, TOP),
+        ({"logprobs": -1}, TOP),
+    ],
+)
+def test_a_completion_shows_the_alternatives_that_were_asked_for(asked: dict[str, int], shown: Any):
+    logprobs = {"tokens": ["4", "7"], "token_logprobs": [-0.1, -4.0], "top_logprobs": TOP, "text_offset": [0, 1]}
+    choice = {"index": 0, "text": "47", "finish_reason": "stop", "logprobs": logprobs}
+    raw = json.dumps({"object": "text_completion", "model": "tiny", "choices": [choice], "usage": {}}).encode()
+    upstream = Upstream(default=lambda body: Say(raw=raw))
+    with serving(upstream, policies={"optscale": {**FIXED, "strategy": "scope"}}) as front:
+        answer = front.http.post("/v1/completions", json={"model": "tiny:optscale", "prompt": "?", **asked}).json()
+        assert {seen.body["logprobs"] for seen in upstream.drawn} == {{9: 9, -1: -1}.get(asked.get("logprobs", 0), 5)}
+        found = answer["choices"][0]["logprobs"]
+        assert (None if found is None else found["top_logprobs"]) == shown
 
 
 def test_what_cannot_be_made_piece_by_piece_is_refused():
