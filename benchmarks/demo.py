@@ -2,7 +2,8 @@
 
 Starts `suffice serve` on a temporary SQLite database and a free loopback port, tunes gradient-boosted trees on
 scikit-learn's digits (digits.py) through the Python client, evaluates as many random configurations, prints and plots
-both beside the default configuration, and stops the service. Nothing is left running, also after Ctrl-C.
+both beside the default configuration. In a terminal the service then stays, to be looked at in a browser, until Ctrl-C;
+with `--no-stay` it stops. Nothing is left running, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from suffice.api.progress import display
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, this folder's parent is not on the path
 from benchmarks.digits import IMAGES, SPACE, error
 
+STUDY = "digits"
 PATIENCE = 60.0  # seconds for the service to start, and to stop
 SPLITS = (1, 2)  # into folds that no search has seen
 LEAVES = 3200  # the parameter constraint
@@ -60,13 +62,17 @@ class Search:
 def main(argv: Sequence[str] | None = None) -> int:
     args = arguments(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the clean-up below runs then, too
+    done = False
     try:
-        results = run(args)
+        with service() as url:
+            report(args, *run(args, url))
+            done = True
+            if args.stay:
+                print(f"\nThe study can still be looked at: {url}/studies/{STUDY}\nCtrl-C ends it.", flush=True)
+                signal.pause()
     except KeyboardInterrupt:
-        print("\ninterrupted; the service is stopped")
-        return 130
-    report(args, *results)
-    return 0
+        print("\nthe service is stopped" if done else "\ninterrupted; the service is stopped")
+    return 0 if done else 130
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -75,16 +81,22 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=4, help="evaluations at once, each in a process of its own (4)")
     parser.add_argument("--seed", type=int, default=0, help="of both searches (0)")
     parser.add_argument("--images", type=int, default=IMAGES, help=f"use only so many images ({IMAGES})")
+    parser.add_argument(
+        "--stay",
+        action=argparse.BooleanOptionalAction,
+        default=sys.stdin.isatty() and sys.stdout.isatty(),
+        help="keep the service for the dashboard until Ctrl-C (in a terminal: yes)",
+    )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the plot and the results (demo)")
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> tuple[Search, Search, Search]:
-    """The default configuration, random search and the service."""
+def run(args: argparse.Namespace, url: str) -> tuple[Search, Search, Search]:
+    """The default configuration, random search and the service at ``url``."""
     evaluate = partial(error, images=args.images)
     print(f"Tuning gradient-boosted trees on {args.images} digits: {args.trials} trials, {args.workers} at once.")
-    with service() as url, Client(url) as client:
-        print(f"The service runs at {url}", flush=True)
+    print(f"Watch it in a browser: {url}/studies/{STUDY}", flush=True)
+    with Client(url) as client:
         tuned = tune(client, evaluate, args)
     with workers(args.workers) as pool:
         random = random_search(pool, evaluate, args)
@@ -154,7 +166,7 @@ def address(process: subprocess.Popen[str]) -> str:
 
 def tune(client: Client, evaluate: Any, args: argparse.Namespace) -> Search:
     """Search with the service."""
-    study = client.create_study("digits", SPACE, {"error": "minimize"}, budget=args.trials, seed=args.seed)
+    study = client.create_study(STUDY, SPACE, {"error": "minimize"}, budget=args.trials, seed=args.seed)
     start = time.monotonic()
     summary = study.optimize(evaluate, workers=args.workers, executor="process")
     seconds = time.monotonic() - start

@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
+import httpx
 import pytest
-from benchmarks.demo import Search, verdict
+from benchmarks.demo import Search, arguments, verdict
 from benchmarks.digits import IMAGES, SPACE, error
 
 ROOT = Path(__file__).parents[1]
@@ -48,9 +51,15 @@ def ends(pid: int) -> bool:
 
 @pytest.mark.integration
 def test_it_tunes_compares_and_plots(tmp_path: Path):
-    with start(tmp_path, "--trials", "4") as process:
-        out, _ = process.communicate(timeout=PATIENCE)  # ends when the last process that could print has ended
-    assert process.returncode == 0, out
+    with start(tmp_path, "--trials", "4", "--stay") as process:
+        assert process.stdout is not None
+        out = "".join(takewhile(lambda line: "Ctrl-C" not in line, process.stdout))  # then it waits to be looked at
+        (live, later) = re.findall(r"(http://\S+)/studies/digits", out)
+        study = httpx.get(f"{later}/v1/dashboard/studies/digits").json()
+        assert (live, study["study"]["trials"]) == (later, {"COMPLETED": 4})
+        process.send_signal(signal.SIGINT)
+        end, _ = process.communicate(timeout=PATIENCE)  # ends when the last process that could print has ended
+    assert process.returncode == 0, out + end
     assert left_running(process.pid) == []
     assert "4/4 trials" in out
     assert "scikit-learn's defaults" in out
@@ -72,6 +81,11 @@ def test_ctrl_c_stops_everything(tmp_path: Path):
     assert process.returncode == 130, out
     assert "interrupted" in out
     assert left_running(process.pid) == []
+
+
+def test_it_stays_in_a_terminal_alone():
+    assert not arguments([]).stay  # here is none
+    assert arguments(["--stay"]).stay
 
 
 def test_the_verdict_is_honest():
