@@ -216,3 +216,59 @@ def test_calibrations(client: Client):
         client.calibration("mine")
     with pytest.raises(InvalidRequest, match=r"pool.prompts\[0\].samples\[0\].correct"):
         client.fit_calibration("mine", {"prompts": [{"id": 0, "samples": [{}]}]})
+
+
+# --- features of prompts ---
+
+
+def ease(prompt: str) -> list[float]:
+    """What is known of a prompt beforehand: its number tells how often it is answered right."""
+    return [int(prompt) % 10 / 10, 1.0]
+
+
+def draw_easy(prompt: str, count: int) -> list[str]:
+    """The easier a prompt, the more of its answers are right."""
+    return [draw_one(prompt, n) for n in range(count)]
+
+
+def draw_one(prompt: str, n: int) -> str:
+    rng = random.Random(f"{prompt} {n}")
+    return "right" if rng.random() < (int(prompt) % 10 + 0.5) / 10 else rng.choice("abcdef")
+
+
+async def draw_easy_later(prompt: str, count: int) -> list[str]:
+    await asyncio.sleep(0)
+    return draw_easy(prompt, count)
+
+
+def test_features_go_along_with_prompts_and_their_meaning_is_learned_from_traffic(server: Server, client: Client):
+    def labelled(i: int) -> dict[str, Any]:
+        drawn = [draw_one(str(i), n) for n in range(6)]
+        samples = [{"answer": a, "correct": int(a == "right")} for a in drawn]
+        return {"id": i, "features": ease(str(i)), "samples": samples}
+
+    client.fit_calibration("mine", {"prompts": [labelled(i) for i in range(24)]}, 6, orders=2)
+    options: dict[str, Any] = {"calibration": "mine", "price": 0.02, "max_samples": 6}
+    easy, hard = client.sample(draw_easy, ["9", "0"], features=ease, workers=1, **options).results
+    blind = client.sample(draw_easy, ["9", "0"], workers=1, **options).results
+    assert hard.samples < blind[1].samples, "what is known to be hopeless is given up"
+    assert easy.confidence > blind[0].confidence
+    assert hard.confidence < blind[1].confidence
+
+    async def later() -> Sampled[AsyncSampling]:
+        async with AsyncClient(server.url) as other:
+            return await other.sample(draw_easy_later, ["9", "0"], features=ease, workers=1, **options)
+
+    assert [one.samples for one in asyncio.run(later()).results] == [easy.samples, hard.samples]
+    with pytest.raises(InvalidRequest, match="features"):
+        client.sample(draw_easy, ["9"], features=lambda prompt: [0.9], **options)
+    with pytest.raises(ZeroDivisionError):
+        client.sample(draw_easy, ["9"], features=lambda prompt: [1 / 0], **options)
+
+    client.sample(draw_easy, [str(i) for i in range(16)], features=ease, workers=4, **options)
+    learned = client.learn_prompts("mine")
+    assert (learned.version, learned.prompts) == (2, 24)
+    assert learned.signal is not None
+    assert [one.version for one in client.calibration_versions("mine")] == [2, 1]
+    with pytest.raises(NotFound):
+        client.learn_prompts("nobody")
