@@ -79,7 +79,7 @@ fuzz: $(VENV)/.dev         ## send the service what its OpenAPI document allows,
 bench-env: $(BENCH)/.peers $(BENCH)-hebo/.peers  ## the peers' environments; HEBO has one of its own
 
 docs: $(VENV)/.dev          ## build the documentation into site/
-	$(BIN)/zensical build --clean --strict
+	$(BIN)/python -m zensical build --clean --strict
 
 notebooks: $(VENV)/.dev     ## run notebooks/*.py and keep the results beside them as .ipynb
 	$(BIN)/python tests/test_notebooks.py $(ARGS)
@@ -110,6 +110,7 @@ $(VLLM)/.ready: tests/vllm/requirements.txt tests/vllm/requirements-bare.txt
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 --constraint constraints.txt
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/vllm/requirements-bare.txt
 	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/vllm/requirements.txt torch==2.13.0
+	@$(VLLM)/bin/python -W ignore -c 'import vllm.entrypoints.openai.api_server'
 	@touch $@
 
 # What Suffice is compared with, kept out of the project's own environment.

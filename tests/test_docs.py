@@ -89,13 +89,19 @@ def test_the_site_builds_without_a_warning_and_documents_every_public_name(tmp_p
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     for folder in ("src", "optimizer", "api", "adapters"):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    build = (Path(sys.executable).with_name("zensical"), "build", "--strict")
+    build = (sys.executable, "-m", "zensical", "build", "--strict")
     done = subprocess.run(
         build, cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
-    pages = [path.read_text() for path in (tmp_path / "site" / "reference").rglob("*.html")]
+    site = {path: path.read_text() for path in (tmp_path / "site").rglob("*.html")}
+    for path, text in site.items():
+        assert not re.findall(r"<(?:script|img|link rel=.?stylesheet)[^>]*=.?https?:[^>]*>", text), path
+        assert "$$" not in text, path
+    assert site[tmp_path / "site" / "acquisitions" / "index.html"].count("<math") > 30
+
+    pages = [text for path, text in site.items() if path.is_relative_to(tmp_path / "site" / "reference")]
     documented = {found for page in pages for found in re.findall(r'id="suffice\.([\w.]+)"', page)}
     short = {found.rsplit(".", 1)[-1] for found in documented if found.startswith("optimizer.")}
     assert set(suffice.optimizer.__all__) <= short
