@@ -98,7 +98,7 @@ export function slices(study) {
   /** The most important first. @param {string[]} ranked */
   function sort(ranked) {
     order = [...ranked.filter((name) => specs.has(name)), ...order.filter((name) => !ranked.includes(name))];
-    if (specs.size > MOST) return draw();
+    if (specs.size > MOST) { draw(); return; }
     for (const name of order) { const figure = figures.get(name); if (figure) host.append(figure.element); }
   }
 
