@@ -56,6 +56,25 @@ def test_a_study_at_a_glance(service: Service):
     assert found["parallel"]["columns"]["x1"] == [*range(-5, 5), 0]
 
 
+def test_what_the_front_dominates_grows(service: Service):
+    two = [{"metric": "loss", "reference_point": 5}, {"metric": "heat", "direction": "maximize"}]
+    study = service.study("front", objectives=two, outcome_constraints=["size <= 1"])
+    results = [(3, 1, 0), (2, 1, 0), (1, 4, 2), (2, 3, 1)]  # the third breaks the constraint
+    trials = [
+        {
+            "parameters": {"x1": i, "x2": i},
+            "measurements": [{"metric": m, "value": v} for m, v in zip(names, values, strict=True)],
+        }
+        for i, values in enumerate(results)
+        for names in [("loss", "heat", "size")]
+    ]
+    service.call("POST", f"{study}/trials", {"trials": trials}, status=201)
+    found = service.call("GET", "/v1/dashboard/studies/front")["hypervolume"]
+    assert found["numbers"] == [0, 1, 3]
+    assert found["reference"] == {"loss": 5, "heat": 2.7}  # one point: a tenth of its size below
+    assert found["values"] == pytest.approx([0, 0, 3 * 0.3])
+
+
 def test_the_next_look_knows_what_changed_since(service: Service):
     study = service.study("again")
     history(service, study, 3)
@@ -211,6 +230,8 @@ def test_tokens_saved_and_reasons(service: Service):
     assert sum(found["total"]["reasons"].values()) == 2
     one = service.call("GET", f"/v1/dashboard/samplings/{made}")
     assert [p["samples"] for p in one["prompts"]] == [r["samples"] for r in record["results"]]
+    told = [ANSWERS[r["prompt"]][: r["samples"]] for r in record["results"]]
+    assert [p["agreement"] for p in one["prompts"]] == [max(map(a.count, a)) / len(a) for a in told]
 
 
 def test_a_replay_ends_where_the_decision_did(service: Service):
@@ -237,7 +258,7 @@ def test_reliability_where_the_right_answers_are_known(service: Service):
     path = f"/v1/dashboard/samplings/{made}"
     assert service.call("GET", path)["labels"] == 2
     found = service.call("POST", f"{path}/reliability", {})
-    assert (found["prompts"], found["accuracy"]) == (2, 0.5)
+    assert (found["prompts"], found["accuracy"], found["right"]) == (2, 0.5, {"easy": True, "hard": False})
     assert sum(one["prompts"] for one in found["bins"]) == 2
     given = service.call("POST", f"{path}/reliability", {"labels": {"easy": "42"}})
     assert (given["prompts"], given["accuracy"]) == (1, 1)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Path, Query, Request
-from sqlmodel import col, select
+from sqlmodel import col, func, select
 
 from suffice.api import sampling_decisions
 from suffice.api.deps import Cursor, Limit, PartsDep, Router, read_cursor, write_cursor
@@ -100,22 +100,28 @@ def _total(lines: Sequence[SamplingLine]) -> SavedOut:
 def read_sampling(parts: PartsDep, id: Id) -> SamplingView:
     with parts.store.database.read() as session:
         row = parts.samplings.by_public_id(session, id)
-        columns = (PromptRow.prompt, PromptRow.told, PromptRow.tokens, col(PromptRow.stop))
-        query = select(*columns).where(PromptRow.sampling_id == row.id).order_by(col(PromptRow.position))
-        found = session.exec(query).all()
+        columns = (PromptRow.prompt, PromptRow.told, PromptRow.tokens, PromptRow.position, col(PromptRow.stop))
+        query = select(*columns).where(PromptRow.sampling_id == row.id)  # type: ignore[call-overload]
+        found: list[Any] = list(session.exec(query.order_by(col(PromptRow.position))))
+        equal = select(DrawRow.position, func.count()).where(DrawRow.sampling_id == row.id)
+        equal = equal.where(col(DrawRow.told_at).is_not(None), col(DrawRow.answer).is_not(None))
+        most: dict[int, int] = {}
+        for position, count in session.exec(equal.group_by(col(DrawRow.position), col(DrawRow.answer))):
+            most[position] = max(count, most.get(position, 0))
     prompts = [
         PromptLine(
             prompt=prompt,
             samples=told,
             tokens=tokens,
+            agreement=most.get(position, 0) / told if told else None,
             confidence=None if stop is None else stop["confidence"],
             reason=None if stop is None else stop["reason"],
         )
-        for prompt, told, tokens, stop in found
+        for prompt, told, tokens, position, stop in found
     ]
     labels = _labels(row.info)
     return SamplingView(
-        line=_line(row, [(row.id, told, tokens, stop) for _, told, tokens, stop in found]),
+        line=_line(row, [(row.id, told, tokens, stop) for _, told, tokens, _, stop in found]),
         labels=sum(p.prompt in labels for p in prompts),
         metadata=row.info,
         prompts=prompts,
@@ -127,12 +133,11 @@ def reliability(parts: PartsDep, id: Id, wanted: Labels) -> ReliabilityOut:
     """How often picks are right, by the confidence in them, where the right answers are known. Nothing is kept."""
     sampling = parts.samplings.sampling(id)
     labels = _labels(sampling.metadata) if wanted.labels is None else {k: str(v) for k, v in wanted.labels.items()}
-    pairs = [
-        (r.confidence, str(r.pick) == labels[r.prompt]) for r in sampling.results if r.samples and r.prompt in labels
-    ]
-    if not pairs:
+    known = [r for r in sampling.results if r.samples and r.prompt in labels]
+    if not known:
         raise InvalidInput("labels", "the right answer of a prompt of this sampling that has answers", len(labels))
-    return _reliability(np.array([c for c, _ in pairs]), np.array([right for _, right in pairs]))
+    right = {r.prompt: str(r.pick) == labels[r.prompt] for r in known}
+    return _reliability(np.array([r.confidence for r in known]), right)
 
 
 def _labels(metadata: dict[str, Any]) -> dict[str, str]:
@@ -140,7 +145,8 @@ def _labels(metadata: dict[str, Any]) -> dict[str, str]:
     return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
 
 
-def _reliability(confidence: np.ndarray, right: np.ndarray) -> ReliabilityOut:
+def _reliability(confidence: np.ndarray, known: dict[str, bool]) -> ReliabilityOut:
+    right = np.array(list(known.values()))
     places = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins: list[ReliabilityBin] = []
     for k in np.unique(places):
@@ -154,6 +160,7 @@ def _reliability(confidence: np.ndarray, right: np.ndarray) -> ReliabilityOut:
         prompts=len(right),
         accuracy=float(right.mean()),
         confidence=float(confidence.mean()),
+        right=known,
         error=error,
     )
 

@@ -14,11 +14,13 @@ from suffice.optimizer import Measurement, Objective, OutcomeConstraint, Study, 
 from suffice.optimizer.timesteps import TimeSteps, known_schedules
 
 from .history import History, Past
+from .hypervolume import over_trials
 from .wire import (
     ColumnsOut,
     ConstraintOut,
     FidelityOut,
     GainsOut,
+    HypervolumeOut,
     Overview,
     ProgressOut,
     RecommendedOut,
@@ -60,6 +62,7 @@ def overview(study: StudyOut, defined: Study, history: History) -> Overview:
         gains=_gains(history.trials),
         constraints=[_constraint(c, done) for c in defined.goal.outcome_constraints],
         front=_front(defined, done) if defined.goal.several else None,
+        hypervolume=_hypervolume(defined, done) if defined.goal.several else None,
         fidelity=_fidelity(defined, done, history.trials),
         schedules=_schedules(defined, done),
         reports=any(t.reported for t in history.trials),
@@ -185,9 +188,27 @@ def _constraint(constraint: OutcomeConstraint, done: Sequence[Past]) -> Constrai
     )
 
 
+def _complete(defined: Study, done: Sequence[Past]) -> list[Past]:
+    """Those with all objectives, which break no constraint."""
+    metrics = {o.metric for o in defined.goal.objectives}
+    return [t for t in done if metrics <= set(t.values) and feasible(defined, t)]
+
+
+def _hypervolume(defined: Study, done: Sequence[Past]) -> HypervolumeOut:
+    objectives, trials = defined.goal.objectives, _complete(defined, done)
+    Y = np.array([[o.sign * t.values[o.metric] for o in objectives] for t in trials]).reshape(-1, len(objectives))
+    given = [None if o.reference_point is None else o.sign * o.reference_point for o in objectives]
+    places, values, reference = over_trials(Y, given)
+    return HypervolumeOut(
+        numbers=[trials[place - 1].number for place in places],
+        values=values,
+        reference={o.metric: o.sign * r for o, r in zip(objectives, reference, strict=False)},
+    )
+
+
 def _front(defined: Study, done: Sequence[Past]) -> ColumnsOut:
     metrics = [o.metric for o in defined.goal.objectives]
-    trials = [t for t in done if set(metrics) <= set(t.values) and feasible(defined, t)]
+    trials = _complete(defined, done)
     kept = [trials[i] for i in thinned([t.values[metrics[0]] for t in trials])]
     columns: dict[str, list[Any]] = {m: [t.values[m] for t in kept] for m in metrics}
     return ColumnsOut(numbers=[t.number for t in kept], columns=columns, total=len(trials))

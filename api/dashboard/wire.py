@@ -125,6 +125,14 @@ class SchedulesOut(Wire):
     known: dict[str, list[float]]
 
 
+class HypervolumeOut(Wire):
+    """What the front dominates above the reference, after so many trials: in the product of the objectives' units."""
+
+    numbers: list[int]
+    values: list[float]
+    reference: dict[str, float]
+
+
 class Overview(Wire):
     """A study at a glance."""
 
@@ -141,6 +149,7 @@ class Overview(Wire):
     gains: GainsOut
     constraints: list[ConstraintOut]
     front: ColumnsOut | None = None  # with several objectives: results by metric
+    hypervolume: HypervolumeOut | None = None
     fidelity: FidelityOut | None = None
     schedules: list[SchedulesOut]  # of parameters that are time steps
     reports: bool  # whether there are values on the way to results
@@ -282,9 +291,12 @@ class SamplingLines(Wire):
 
 
 class PromptLine(Wire):
+    """A prompt; ``agreement`` is the largest share of its answers that are equal."""
+
     prompt: str
     samples: int
     tokens: float
+    agreement: float | None = None
     confidence: float | None = None
     reason: str | None = None
 
@@ -319,6 +331,7 @@ class ReliabilityOut(Wire):
     prompts: int
     accuracy: float
     confidence: float
+    right: dict[str, bool]  # by prompt, in the sampling's order: whether its pick is right
     error: float  # the expected calibration error: mean |accuracy - confidence| over the bins, by prompts
 
 
