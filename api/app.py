@@ -22,7 +22,7 @@ from starlette.routing import Match, Route
 
 from suffice.optimizer import InvalidInput
 
-from . import calibration_routes, errors, events, key_routes, logs, samplings, studies, trials
+from . import calibration_routes, errors, events, key_routes, logs, quick, samplings, studies, trials
 from .access import NEEDS, PUBLIC
 from .calibrating import Fitting
 from .calibration_store import CalibrationStore
@@ -130,6 +130,8 @@ def create_app(
     app.state.gateway = gateway
     app.state.histories = Histories(database)
     # Requests are compared with the routes in this order: the most frequent ones come first.
+    if not settings.traces:  # FastAPI makes the spans
+        app.router.routes += quick.ROUTES
     for module in (
         trials,
         studies,

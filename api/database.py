@@ -72,6 +72,12 @@ class Database:
         with self._turn, Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @contextmanager
+    def begin(self) -> Generator[Connection]:
+        """The same without a session, for statements whose rows are no objects of SQLAlchemy's."""
+        with self._turn, self._writer.begin() as connection:
+            yield connection
+
     def close(self) -> None:
         self.engine.dispose()
 

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import cast
 
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 from sqlmodel import Session, col, select
 
 from suffice.optimizer import Conflict, NotFound, Stop, SufficeError, TrialState
 from suffice.optimizer.fidelity import Fidelity
 
-from .batches import Answer, Asked, Batch, Beat, Given, Request, Short, Told, record, sweep
+from .batches import Answer, Asked, Batch, Beat, Given, Request, Short, Told, replace_steps, sweep
 from .database import Database
-from .errors import LeaseLost
+from .errors import LeaseLost, StudyDeleted
+from .records import locked
 from .rules import check_token, renew, resumable
 from .store import Clock, by_id, now, views
 from .tables import MeasurementRow, StudyRow, TrialRow
+from .views import measurement_fields
 from .wire import Ask, Report, Tell, TrialOut
 
 
@@ -39,21 +41,20 @@ class Leases:
         """
         at = self.clock()
         answers: dict[int, Answer | SufficeError] = {}
-        with self.database.write() as session:
+        with self.database.begin() as connection:
             for study_id in sorted({request.study for request in requests}):
                 own = [i for i, request in enumerate(requests) if request.study == study_id]
-                found = self._of_one(session, study_id, [requests[i] for i in own], at)
+                found = self._of_one(connection, study_id, [requests[i] for i in own], at)
                 answers.update(zip(own, found, strict=True))
         return [answers[i] for i in range(len(requests))]
 
     def _of_one(
-        self, session: Session, study_id: int, requests: Sequence[Request], at: datetime
+        self, connection: Connection, study_id: int, requests: Sequence[Request], at: datetime
     ) -> Sequence[Answer | SufficeError]:
-        try:
-            study = by_id(session, study_id, lock=True)
-        except NotFound as error:
-            return [error] * len(requests)
-        batch = Batch(session, study, requests, at)
+        ledger = locked(connection, study_id)
+        if ledger is None:
+            return [StudyDeleted()] * len(requests)
+        batch = Batch(ledger, requests, at)
         answers = batch.answers()
         self.expired += batch.lapsed
         return answers
@@ -85,9 +86,9 @@ class Leases:
         with self.database.write() as session:
             study, trial = _open(session, study_id, number)
             check_token(trial, report.lease_token, at)
-            new: list[dict[str, Any]] = []
-            record(session, trial, report.measurements, new)
-            session.exec(insert(MeasurementRow), params=new)
+            replace_steps(session.connection(), trial, report.measurements)
+            own = {"study_id": study_id, "number": number}
+            session.exec(insert(MeasurementRow), params=[{**own, **measurement_fields(m)} for m in report.measurements])
             if report.lease_token is not None:
                 renew(study, trial, at)
             trial.sequence = study.tick()
@@ -138,9 +139,9 @@ class Leases:
             study_ids = list(session.exec(select(TrialRow.study_id).where(*running).distinct()))
         swept: list[int] = []
         for study_id in study_ids:
-            with self.database.write() as session:
-                study = session.get(StudyRow, study_id, with_for_update={"skip_locked": True})  # in use: swept then
-                if study is not None and (lapsed := sweep(session, study, at)):
+            with self.database.begin() as connection:
+                ledger = locked(connection, study_id, skip=True)  # in use: swept then
+                if ledger is not None and (lapsed := sweep(ledger, at)):
                     self.expired += lapsed
                     swept.append(study_id)
         return swept

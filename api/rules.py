@@ -22,10 +22,10 @@ from typing import Any
 from suffice.optimizer import TrialState
 
 from .errors import LeaseLost
-from .tables import StudyRow, TrialRow
+from .records import Study, Trial
 
 
-def lease(study: StudyRow, trial: TrialRow, worker: str | None, at: datetime) -> None:
+def lease(study: Study, trial: Trial, worker: str | None, at: datetime) -> None:
     trial.attempts += 1
     trial.worker = worker
     trial.reason = None
@@ -35,18 +35,18 @@ def lease(study: StudyRow, trial: TrialRow, worker: str | None, at: datetime) ->
     study.move(trial, TrialState.RUNNING, at)
 
 
-def renew(study: StudyRow, trial: TrialRow, at: datetime) -> None:
+def renew(study: Study, trial: Trial, at: datetime) -> None:
     trial.lease_expires_at = at + timedelta(seconds=study.lease_seconds)
     if trial.state != str(TrialState.RUNNING):  # it had lapsed, and nobody took it meanwhile
         study.move(trial, TrialState.RUNNING, at)
 
 
-def resumable(trial: TrialRow) -> bool:
+def resumable(trial: Trial) -> bool:
     """Whether the trial's last worker has not given it back (and it was not taken away)."""
     return trial.lease_expires_at is not None
 
 
-def check_token(trial: TrialRow, token: str | None, at: datetime) -> None:
+def check_token(trial: Trial, token: str | None, at: datetime) -> None:
     """The right token, or none where nobody holds a lease."""
     if token is None:
         leased = trial.state == str(TrialState.RUNNING) and resumable(trial)
@@ -56,11 +56,11 @@ def check_token(trial: TrialRow, token: str | None, at: datetime) -> None:
         raise LeaseLost(f"trial {trial.number} is not leased by this token (any more)")
 
 
-def within(trial: TrialRow, context: Mapping[str, Any]) -> bool:
+def within(trial: Trial, context: Mapping[str, Any]) -> bool:
     return all(trial.parameters[name] == value for name, value in context.items())
 
 
-def stop(study: StudyRow, key: str) -> dict[str, Any] | None:
+def stop(study: Study, key: str) -> dict[str, Any] | None:
     """Why there was nothing more to suggest in this context, while that is still so."""
     stop = study.stop
     current = stop is not None and (stop["data_version"], stop.get("context", "")) == (study.data_version, key)

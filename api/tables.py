@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import JSON, BigInteger, DateTime, Dialect, ForeignKey, Index, Integer, MetaData, UniqueConstraint
 from sqlalchemy.types import TypeDecorator
@@ -93,7 +93,40 @@ class UsageRow(Base, table=True):
     tokens: int = Field(sa_type=BigInteger)
 
 
-class StudyRow(Base, table=True):
+class Counting:
+    """How a study's counters move, in whatever object holds them."""
+
+    if TYPE_CHECKING:  # annotations would become columns
+        sequence: int
+        data_version: int
+        used: int
+        counts: dict[str, int]
+
+    def tick(self) -> int:
+        """The number of the change that is being made."""
+        self.sequence += 1
+        return self.sequence
+
+    def enter(self, state: TrialState, method: str) -> None:
+        """Count a new trial."""
+        self.used += spent(state, method)
+        self.counts = {**self.counts, str(state): self.counts.get(str(state), 0) + 1}
+
+    def move(self, trial: Any, state: TrialState, now: datetime) -> None:
+        """Put ``trial`` into ``state``; the counters follow."""
+        method = trial.source["method"]
+        self.counts = {**self.counts, trial.state: self.counts[trial.state] - 1}
+        self.counts[str(state)] = self.counts.get(str(state), 0) + 1
+        self.used += spent(state, method) - spent(TrialState(trial.state), method)
+        trial.state = str(state)
+        trial.sequence = self.tick()
+        if not state.open:
+            trial.finished_at = now
+            trial.lease_token = trial.lease_expires_at = None
+            self.data_version += 1
+
+
+class StudyRow(Base, Counting, table=True):
     """A study. ``definition`` never changes: the space, the goal, and every setting of how it is searched."""
 
     __tablename__ = "studies"
@@ -124,29 +157,6 @@ class StudyRow(Base, table=True):
     refreshed_at: int = 0  # the sequence of the last refresh of its ready suggestions
     stop: dict[str, Any] | None = Field(default=None, sa_type=Document)  # why no more was suggested, at which version
     best: dict[str, Any] | None = Field(default=None, sa_type=Document)  # the engine's last recommendation
-
-    def tick(self) -> int:
-        """The number of the change that is being made."""
-        self.sequence += 1
-        return self.sequence
-
-    def enter(self, state: TrialState, method: str) -> None:
-        """Count a new trial."""
-        self.used += spent(state, method)
-        self.counts = {**self.counts, str(state): self.counts.get(str(state), 0) + 1}
-
-    def move(self, trial: TrialRow, state: TrialState, now: datetime) -> None:
-        """Put ``trial`` into ``state``; the counters follow."""
-        method = trial.source["method"]
-        self.counts = {**self.counts, trial.state: self.counts[trial.state] - 1}
-        self.counts[str(state)] = self.counts.get(str(state), 0) + 1
-        self.used += spent(state, method) - spent(TrialState(trial.state), method)
-        trial.state = str(state)
-        trial.sequence = self.tick()
-        if not state.open:
-            trial.finished_at = now
-            trial.lease_token = trial.lease_expires_at = None
-            self.data_version += 1
 
 
 class TrialRow(Base, table=True):

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from suffice.optimizer import Measurement, Source, Trial, TrialState
 
+from .records import TrialRecord
 from .tables import MeasurementRow, StudyRow, TrialRow
 from .wire import BudgetSpec, Lease, MeasurementSpec, SourceOut, StudyOut, TrialOut
 
@@ -32,7 +33,7 @@ def study_out(row: StudyRow) -> StudyOut:
     )
 
 
-def trial_out(row: TrialRow, measured: Sequence[Measured] = (), *, with_lease: bool = False) -> TrialOut:
+def trial_out(row: TrialRow | TrialRecord, measured: Sequence[Measured] = (), *, with_lease: bool = False) -> TrialOut:
     lease = None
     if with_lease and row.lease_token is not None and row.lease_expires_at is not None:
         lease = Lease(token=row.lease_token, expires_at=row.lease_expires_at)

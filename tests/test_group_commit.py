@@ -85,6 +85,32 @@ def test_each_is_answered_as_if_it_were_alone(bench: Bench):
     assert bench.store.study(bench.id).trials == {"COMPLETED": 1, "RUNNING": 4}
 
 
+def late(bench: Bench) -> Any:
+    """A trial whose lease ran out, and which is in the queue again."""
+    bench.prepare(2)
+    (trial,) = bench.ask()
+    bench.clock.advance(3600)
+    assert bench.leases.sweep() == [bench.id]
+    return trial
+
+
+def test_a_late_heartbeat_and_an_ask_do_not_share_the_trial(bench: Bench):
+    trial = late(bench)
+    beat, given = answers(Counting(bench), Beat(bench.id, 0, token(trial)), Asked(bench.id, Ask(worker="other")))
+    assert (beat.number, token(beat), beat.state) == (0, token(trial), "RUNNING")
+    assert [t.number for t in given.trials] == [1]
+    assert token(bench.leases.heartbeat(bench.id, 0, token(trial))) == token(trial)
+
+
+def test_a_late_result_and_an_ask_do_not_share_the_trial(bench: Bench):
+    trial = late(bench)
+    told = Told(bench.id, 0, result(1.0, token(trial)))
+    (ended, news), given = answers(Counting(bench), told, Asked(bench.id, Ask(worker="other")))
+    assert (ended.state, news) == ("COMPLETED", True)
+    assert [t.number for t in given.trials] == [1]
+    assert bench.store.study(bench.id).trials == {"COMPLETED": 1, "RUNNING": 1}
+
+
 def test_studies_are_apart_where_they_can_be(bench: Bench):
     bench.prepare(1)
     commits = Counting(bench)
