@@ -14,6 +14,8 @@ from .schedule import Schedule
 
 CORRECTED = 6  # steps, up to which UniPC's corrector is decided for each of them
 FEW_POINTS = 4  # of the curve of times, where the number of steps is searched too
+CLOSEST = 12  # times the number of steps: a step is no shorter than that part of the range, since multistep solvers
+# extrapolate wildly from shorter ones
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ class Choices:
         """The parameter of the times: the steps themselves, or a curve that any number of steps is read from."""
         k = self.steps if isinstance(self.steps, int) else min(FEW_POINTS, self.steps[1])
         if self.flow:
-            return TimeSteps(k, max(self.low, 1e-3), self.high, integer=False)
-        last = self.total - 1
-        gap = 1 if isinstance(self.steps, int) else self.steps[1]  # room for the steps in between
-        return TimeSteps(k, round(self.low * last), round(self.high * last), gap=gap)
+            low = max(self.low, 1e-3)
+            return TimeSteps(k, low, self.high, integer=False, gap=(self.high - low) / (CLOSEST * k))
+        low, high = round(self.low * (self.total - 1)), round(self.high * (self.total - 1))
+        apart = max((high - low) // (CLOSEST * k), 1)
+        gap = apart if isinstance(self.steps, int) else max(apart, self.steps[1])  # room for the steps in between
+        return TimeSteps(k, low, high, gap=gap)
 
     @property
     def space(self) -> Space:
