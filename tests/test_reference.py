@@ -13,6 +13,11 @@ from typing import Any
 
 from suffice.api.cli import parser
 from suffice.api.settings import Settings
+from suffice.optimizer.decision import StopReason
+from suffice.optimizer.methods import METHODS
+from suffice.optimizer.pruning import POLICIES
+from suffice.optimizer.sampling import EnoughReason
+from suffice.optimizer.stopping import RULES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "rest.md"
@@ -129,6 +134,18 @@ def test_every_command_and_flag_is_documented():
 def test_every_setting_is_a_flag_of_serve():
     flags = {flag for action in dict(commands())["serve"]._actions for flag in action.option_strings}
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= flags
+
+
+def test_every_acquisition_and_every_rule_has_its_formula_source_and_use():
+    page = (ROOT / "docs" / "methods.md").read_text()
+    parts = [part.partition("\n") for part in re.split(r"^#+ ", page, flags=re.MULTILINE)]
+    sections = {head.strip("`"): text for head, _, text in parts if head.startswith("`")}
+    assert set(sections) == {*METHODS, *RULES}
+    for name, text in sections.items():
+        for part in ("$$", "- **Source**: ", "- **Take it** ", "- **Not** "):
+            assert part in text, f"docs/methods.md: {name} lacks {part}"
+    for name in (*POLICIES, *StopReason, *EnoughReason):
+        assert f"\n| `{name}` |" in page, f"docs/methods.md does not list {name}"
 
 
 if __name__ == "__main__":
