@@ -87,7 +87,7 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
     named = body.get("model")
     model, policy = _named(config, named if isinstance(named, str) else "")
     ours = {name: value for name, value in headers if name.startswith(HEADER) or name == BUDGET_HEADER}
-    if policy is None and not ours and "optscale" not in body and "budget" not in body:
+    if policy is None and not ours and body.get("optscale") is None and body.get("budget") is None:
         return None
     policy = policy or SUFFIX
     wished = _wished(body, ours)
@@ -102,6 +102,8 @@ def read(config: GatewayConfig, path: str, headers: Sequence[tuple[str, str]], b
         config.check(wishes)
     except InvalidInput as error:
         raise error.under("optscale") from None
+    if isinstance(prompt := body.get("prompt"), list) and len(prompt) > 1 and not isinstance(prompt[0], int):
+        raise InvalidInput("prompt", "one prompt: answers to several are decided one request each", f"{len(prompt)}")
     how = config.strategies[wishes.strategy or "independent"]
     check(how, body)
     note = None

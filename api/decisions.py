@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suffice.optimizer import Draw, Enough, InvalidInput, NotFound, Sampling
 
 from .access import DEFAULT_PROJECT
 from .drawing import Answer, Drawn
-from .gateway_config import Wishes, sampling_of
+from .gateway_config import Wishes, sampling_of, wishes_of
+
+if TYPE_CHECKING:
+    from suffice.optimizer.calibration import Calibration
 
 MOST_POOLED = 200_000  # answers in a replay
+POOL_RULES = {"rule", "settings", "price"}  # what a replay of a pool takes into account
+DECISION_RULES = {*POOL_RULES, "max_samples", "target", "token_price", "expected_tokens", "calibration"}
 
 
 class Decisions:
@@ -73,13 +78,13 @@ def posterior(sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def decide_again(record: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
+def decide_again(record: Mapping[str, Any], wishes: Wishes, calibration: Calibration | None) -> dict[str, Any]:
     """What complete ``wishes`` would have made of a record's answers: where they stop, and which answer they give.
 
     ``stop`` is None where they would have drawn more than were drawn.
     """
     counted = [line for line in record["trace"] if line["counted"] or line["answer"] is not None]
-    sampling = sampling_of(wishes)
+    sampling = sampling_of(wishes, calibration=calibration)
     step = sampling.ask()
     for i, line in enumerate(counted):
         if isinstance(step, Enough):
@@ -93,6 +98,15 @@ def decide_again(record: Mapping[str, Any], wishes: Wishes) -> dict[str, Any]:
         "confidence": step.confidence,
         "stop": None if isinstance(step, Draw) else step.to_json(),
     }
+
+
+def replayed(document: Any, pool: bool) -> Wishes:
+    """One of a replay's rules. Raises InvalidInput for what a replay cannot take into account."""
+    wishes = wishes_of(document)
+    for name in wishes.model_fields_set - (POOL_RULES if pool else DECISION_RULES):
+        known = ", ".join(sorted(POOL_RULES if pool else DECISION_RULES))
+        raise InvalidInput(name, f"what answers can be replayed under: {known}", getattr(wishes, name))
+    return wishes
 
 
 def replay_pool(document: Any, rules: Sequence[Wishes], max_samples: int, orders: int) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from .asked import CHAT, Asked, read
 from .calibrations import Calibrations
 from .completions import Completion, Outcome, Tools
 from .drawing import DrawFailed, OutOfTime, Refused
-from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, sampling_of, wishes_of
+from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, sampling_of
 from .gateway_metrics import CONTENT_TYPE, GatewayMetrics
 from .gateway_verifiers import Verifiers
 from .upstreams import NoUpstream, Upstreams
@@ -483,13 +483,21 @@ class Gateway:
         rules = document.get("rules") or [{}]
         if not isinstance(rules, list):
             raise InvalidInput("rules", "a list of objects as in optscale", rules)
-        wished = [wishes_of(rule).over(self.config.policies[SUFFIX]).over(DEFAULTS) for rule in rules]
+        said = [decisions.replayed(rule, "pool" in document) for rule in rules]
+        wished = [one.over(self.config.policies[SUFFIX]).over(DEFAULTS) for one in said]
         if "pool" in document:
             most, orders = document.get("max_samples", 16), document.get("orders", 20)
             rows = await asyncio.to_thread(decisions.replay_pool, document["pool"], wished, most, orders)
             return {"results": rows}
+        if not isinstance(document["decisions"], list):
+            raise InvalidInput("decisions", "a list of decision ids", document["decisions"])
         records = [self.decisions.get(str(one), project) for one in document["decisions"]]
-        return {"results": [[decisions.decide_again(record, one) for record in records] for one in wished]}
+        found: list[list[dict[str, Any]]] = []
+        for own, one in zip(said, wished, strict=True):
+            name = one.calibration if own.calibration is not None or one.rule == "suffice" else None
+            calibration = None if name is None else self._calibrations(project, name).get(name)
+            found.append([decisions.decide_again(record, one, calibration) for record in records])
+        return {"results": found}
 
     async def _probe(self, path: str, send: Send) -> None:
         if path == "/metrics":

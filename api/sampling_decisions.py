@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from suffice.optimizer import Draw, Enough, InvalidInput, Sampling
 from suffice.optimizer.answers import FLAT, TypePrior
 from suffice.optimizer.sampling import EnoughReason
-from suffice.optimizer.stopping import RULES, rule
+from suffice.optimizer.stopping import RULES
 
 from .sampling_wire import (
     MOST_PRIORS,
@@ -139,12 +139,6 @@ def check(options: SamplingOptions, calibration: Calibration | None) -> None:
             raise InvalidInput(
                 f"settings.{price}", f"{price} beside the settings, not in them", options.settings[price]
             )
-    try:
-        rule(options.rule, **options.settings)
-    except InvalidInput as error:
-        raise error.under("settings") from None
-    except TypeError as error:
-        raise InvalidInput("settings", f"settings of {options.rule} ({error})", dict(options.settings)) from None
     made(_definition(options), calibration)
 
 

@@ -58,7 +58,9 @@ class Pool:
         if not isinstance(document, Mapping) or not isinstance(document.get("prompts"), Sequence):
             raise InvalidInput("pool", 'an object with "prompts": [{"id": ..., "samples": [...]}, ...]', type(document))
         entries = document["prompts"]
-        answered = any("answer" in s for e in entries for s in e.get("samples", ()))
+        for i, entry in enumerate(entries):
+            _check(entry, f"prompts[{i}]")
+        answered = any("answer" in s for e in entries for s in e["samples"])
         prompts = [_recorded(e, f"prompts[{i}]", score, answered) for i, e in enumerate(entries)]
         if not prompts:
             raise InvalidInput("prompts", "at least one prompt", [])
@@ -86,9 +88,15 @@ class Pool:
         return not any(np.isnan(p.scores[p.clusters >= 0]).any() for p in self.prompts)
 
 
-def _recorded(entry: Any, where: str, score: str, answered: bool) -> Recorded:
+def _check(entry: Any, where: str) -> None:
+    """Raises InvalidInput for what is no prompt with its samples."""
     if not isinstance(entry, Mapping) or "id" not in entry or not entry.get("samples"):
         raise InvalidInput(where, "an object with an id and at least one sample", entry)
+    if not isinstance(entry["samples"], Sequence) or not all(isinstance(one, Mapping) for one in entry["samples"]):
+        raise InvalidInput(f"{where}.samples", "a list of objects", entry["samples"])
+
+
+def _recorded(entry: Mapping[str, Any], where: str, score: str, answered: bool) -> Recorded:
     samples = entry["samples"]
     raw = [s.get("answer") for s in samples] if answered else list(range(len(samples)))
     return Recorded(

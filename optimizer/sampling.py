@@ -25,7 +25,7 @@ from .answers import FAILURE, FLAT, Answers, TypePrior, vote_posterior
 from .decision import Stop
 from .errors import Conflict, InvalidInput
 from .lookahead import HORIZON, NOTHING, Outlook, Votes, certain, gains, lead, outlook
-from .stopping import Rule, Suffice, finite, positive, probability, rule, vote_outlook, whole
+from .stopping import RULES, Rule, Suffice, finite, positive, probability, rule, vote_outlook, whole
 
 if TYPE_CHECKING:
     from .calibration import Calibrated, Calibration
@@ -484,8 +484,15 @@ def _rule(given: str | Rule, price: float | None, prior: TypePrior, settings: Ma
         if settings:
             raise InvalidInput("settings", "settings with a rule's name only", dict(settings))
         return given
-    if given == "suffice":
-        return rule("suffice", prior=prior, **({} if price is None else {"price": price}), **settings)
-    if given in ("beacon", "pandora") and price is not None:
-        return rule(given, price=price, **settings)
-    return rule(given, **settings)
+    if given not in RULES:
+        return rule(given)  # which says so
+    beside: dict[str, Any] = {"prior": prior} if given == "suffice" else {}
+    if given in ("suffice", "beacon", "pandora") and price is not None:
+        beside["price"] = price
+    for name in beside:
+        if name in settings:
+            raise InvalidInput(f"settings.{name}", f"{name} beside the settings, not in them", settings[name])
+    try:
+        return rule(given, **beside, **settings)
+    except InvalidInput as error:
+        raise error.under("settings") from None

@@ -80,7 +80,7 @@ class Picking(Rule):
     picked: str
 
     def __post_init__(self) -> None:
-        if self.picked not in PICKS:
+        if self.picked not in list(PICKS):  # a list: what cannot be hashed is no name either
             raise InvalidInput("picked", f"one of {', '.join(PICKS)}", self.picked)
 
     @property

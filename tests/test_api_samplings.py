@@ -466,7 +466,7 @@ def test_calibrations_have_versions(service: Service):
         ({"name": "a", "pool": {}, "document": {}}, "pool"),
         ({"name": "a b", "document": {}}, "name"),
         ({"name": "a", "document": {}}, "document.schema"),
-        ({"name": "a", "pool": {"prompts": [3]}}, "pool"),
+        ({"name": "a", "pool": {"prompts": [3]}}, "pool.prompts[0]"),
         ({"name": "a", "document": {"schema": 2}}, "document"),
         ({"name": "a", "document": {"schema": 2, "model": 3, "drift": None}}, "document"),
         ({"name": "a", "pool": {"prompts": []}}, "pool.prompts"),

@@ -329,6 +329,21 @@ def test_legacy_best_of_is_the_budget_of_a_completion(front: Front, upstream: Up
     assert len(upstream.drawn) == 3
 
 
+def test_one_prompt_a_request_is_decided(client: openai.OpenAI, front: Front, upstream: Upstream):
+    for prompt in ("2+2=?", ["2+2=?"], [5, 7]):
+        assert client.completions.create(model="tiny:optscale", prompt=prompt).choices[0].text == "42"
+    before = len(upstream.drawn)
+    for several in (["2+2=?", "3+3=?"], [[5], [7]]):
+        sent = {"model": "tiny:optscale", "prompt": several}
+        assert front.http.post("/v1/completions", json=sent).json()["error"]["param"] == "prompt"
+    assert len(upstream.drawn) == before
+
+
+def test_null_is_nothing_wished_for(front: Front, upstream: Upstream):
+    assert "optscale" not in front.chat("tiny", optscale=None, budget=None).json()
+    assert len(upstream.drawn) == 1
+
+
 @pytest.mark.parametrize(
     ("wishes", "field"),
     [
@@ -341,6 +356,10 @@ def test_legacy_best_of_is_the_budget_of_a_completion(front: Front, upstream: Up
         ({"rule": "guess"}, "optscale.rule"),
         ({"extract": "everything"}, "optscale.extract"),
         ({"target": 1.5}, "optscale.target"),
+        ({"settings": {"threshold": 3}}, "optscale.settings.threshold"),
+        ({"settings": {"picked": []}}, "optscale.settings.picked"),
+        ({"settings": {"magic": 3}}, "optscale.settings.magic"),
+        ({"rule": "suffice", "settings": {"price": 0.1}, "price": 0.2}, "optscale.settings.price"),
         ({"calibration": "none"}, "optscale.calibration"),
         ({"rule": "optscale0", "settings": {}}, "optscale.verifier"),
         ({"settings": {"picked": "weighted"}}, "optscale.verifier"),
@@ -394,9 +413,28 @@ def test_the_decision_is_kept_and_can_be_decided_again(front: Front, upstream: U
 def test_a_pool_is_replayed(front: Front):
     samples = [{"answer": "a", "correct": 1, "tokens": 5}] * 6 + [{"answer": "b", "correct": 0, "tokens": 5}] * 2
     pool = {"prompts": [{"id": str(i), "samples": samples} for i in range(4)]}
-    answer = front.http.post("/optscale/v1/replay", json={"pool": pool, "max_samples": 8, "rules": [{}, VOTES]})
+    bare = {name: value for name, value in VOTES.items() if name != "max_samples"}
+    answer = front.http.post("/optscale/v1/replay", json={"pool": pool, "max_samples": 8, "rules": [{}, bare]})
     assert [row["rule"] for row in answer.json()["results"]] == ["adaptive_consistency"] * 2
     assert answer.json()["results"][0]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({"decisions": "dec_1"}, "decisions"),
+        ({"decisions": [], "rules": 3}, "rules"),
+        ({"decisions": [], "rules": [{"verifier": "log_probability"}]}, "verifier"),
+        ({"pool": {"prompts": [3]}}, "prompts[0]"),
+        ({"pool": {"prompts": [{"id": 1, "samples": [3]}]}}, "prompts[0].samples"),
+        ({"pool": {"prompts": []}, "rules": [{"target": 0.9}]}, "target"),
+        ({"pool": {"prompts": []}, "decisions": []}, "replay"),
+    ],
+)
+def test_what_cannot_be_replayed_is_named(front: Front, document: dict[str, Any], field: str):
+    answer = front.http.post("/optscale/v1/replay", json=document)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == field
 
 
 def test_metrics_add_up(front: Front, upstream: Upstream):
@@ -435,12 +473,20 @@ def test_a_calibration_is_learned_used_exported_and_deleted(front: Front, upstre
         "name": "log_probability", "calibration": "tiny", "drift": False, "error": None,
     }  # fmt: skip
 
+    replay = {
+        "decisions": [by_scores["optscale"]["decision_id"]],
+        "rules": [{"rule": "suffice", "settings": {}, "price": 0.01, "calibration": "tiny", "max_samples": 8}],
+    }
+    ((again,),) = front.http.post("/optscale/v1/replay", json=replay).json()["results"]
+    assert again["answer"] == "42", "by scores, too"
     unscored = front.decided(status=400, optscale={"rule": "suffice", "settings": {}, "calibration": "tiny"})
     assert unscored["error"]["param"] == "optscale.verifier"
 
     assert front.http.delete(path).json() == {"deleted": "tiny"}
     assert front.http.get(path).status_code == 404
     front.decided(status=400, optscale={"calibration": "tiny"})
+    gone = front.http.post("/optscale/v1/replay", json=replay)
+    assert gone.status_code == 404
     assert front.http.put(path, json=exported).json()["version"] == 1
     assert front.http.put(path, json={"name": "tiny"}).status_code == 400
     assert front.http.put(path, content=b"{").status_code == 400

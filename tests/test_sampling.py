@@ -145,7 +145,8 @@ def test_an_equal_repeat_changes_nothing_and_a_different_one_is_a_conflict():
         ({"latency": -0.1}, "latency"),
         ({"batch": 1.5}, "batch"),
         ({"rule": "best"}, "rule"),
-        ({"rule": "threshold", "settings": {"threshold": "high"}}, "threshold"),
+        ({"rule": "threshold", "settings": {"threshold": "high"}}, "settings.threshold"),
+        ({"price": 0.1, "settings": {"price": 0.2}}, "settings.price"),
         ({"rule": Threshold(), "settings": {"threshold": 0.5}}, "settings"),
     ],
 )
