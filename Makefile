@@ -11,7 +11,7 @@ TESTERS ?= 2# processes that run the tests
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm test-ray tune-vllm lint types format bench bench-sampling bench-diffusion bench-steering bench-load chaos fuzz bench-env gateways-env docs notebooks format clean
+.PHONY: help demo demo-diffusion demo-gateway serve test test-vllm test-ray tune-vllm lint types format bench bench-sampling bench-diffusion bench-steering bench-load chaos soak fuzz bench-env gateways-env docs notebooks format clean
 
 help:             ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ -/; s/^/make /'
@@ -72,6 +72,9 @@ bench-load: $(BENCH)/.peers  ## tells and asks per second on SQLite and PostgreS
 
 chaos: $(VENV)/.dev         ## kill processes at random over 20,000 tells: is anything lost? (ARGS="--database postgresql")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+soak: $(VENV)/.dev          ## half an hour of ordinary work: does the service grow? (ARGS="--minutes 10")
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 fuzz: $(VENV)/.dev         ## send the service what its OpenAPI document allows, and what it does not (ARGS="--cases 10000")
 	$(BIN)/python -m benchmarks.fuzz $(ARGS)

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .wire import Name, Wire
+from .wire import NO_NUL, Name, Wire
 
 Role = Literal["reader", "worker", "owner", "admin"]
-Label = Annotated[str, Field(min_length=1, max_length=100)]
+Label = Annotated[str, Field(min_length=1, max_length=100, pattern=NO_NUL)]
 
 
 class KeyCreate(Wire):

@@ -86,20 +86,26 @@ def connect(url: str) -> Engine:
     """An engine for ``url``. Raises InvalidInput for what is neither PostgreSQL nor a file of SQLite."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise InvalidInput("database", EXPECTED, url) from None
+    except (ArgumentError, ValueError):
+        shown = "something with a password" if "@" in url or "password" in url else url
+        raise InvalidInput("database", EXPECTED, shown) from None
     match parsed.get_backend_name():
         case "sqlite":
             return _sqlite(parsed)
         case "postgresql" | "postgres":
             return _postgresql(parsed)
         case _:
-            raise InvalidInput("database", EXPECTED, parsed.render_as_string(hide_password=True))
+            raise InvalidInput("database", EXPECTED, _shown(parsed))
+
+
+def _shown(url: URL) -> str:
+    """Without what may be secret: a password may stand among the options, too."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
-        raise InvalidInput("database", "a database file: the service and its engine workers share it", str(url))
+        raise InvalidInput("database", "a database file: the service and its engine workers share it", _shown(url))
     engine = create_engine(url, pool_size=20, max_overflow=30, json_deserializer=_read_json)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -30,6 +30,7 @@ from .metrics import Metrics
 from .sampling_store import SamplingStore
 from .settings import Settings
 from .store import Store, StudyFacts
+from .wire import NO_NUL
 
 
 class Router(APIRouter):
@@ -126,7 +127,7 @@ async def allowed(request: HttpRequest) -> Parts:
 PartsDep = Annotated[Parts, Depends(allowed)]
 
 
-Name = Annotated[str, Path(description="Its name")]
+Name = Annotated[str, Path(pattern=NO_NUL, description="Its name")]
 Number = Annotated[int, Path(ge=0, lt=2**31, description="The trial's number")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="At most so many")]
 MaxWait = Annotated[float, Query(gt=0, le=600, description="How long to wait for the engine")]
@@ -152,6 +153,6 @@ def read_cursor(cursor: str | None, kind: type[Any], start: Any) -> Any:
         position = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except ValueError:
         position = None
-    if not isinstance(position, kind):
+    if not isinstance(position, kind) or (isinstance(position, str) and "\0" in position):
         raise InvalidInput("cursor", "next_cursor of the page before", cursor)
     return position

@@ -34,7 +34,7 @@ class Quick(BaseRoute):
         self.path = path
         self._body = body
         self._answer = answer
-        self._form = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
+        self._form = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/\\0]+)", path))
 
     def matches(self, scope: Any) -> tuple[Match, Any]:
         if scope["type"] != "http" or scope["method"] != "POST" or LEFT in scope:

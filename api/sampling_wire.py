@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, StrictBool, StrictFloat, StrictInt, StrictStr
 
-from .wire import Name, StopOut, Wire
+from .wire import NO_NUL, Key, Name, StopOut, Wire
 
 MOST_SAMPLES = 256  # of a prompt: the posterior's tables grow with the cube
 MOST_WITH_PRIOR = 64  # the same, with priors of their own: each has tables of its own
@@ -18,8 +18,7 @@ MOST_PROMPTS = 1000
 MOST_PRIORS = 32  # different ones in a sampling
 MOST_FEATURES = 4096
 
-Key = Annotated[str | None, Field(min_length=1, max_length=200)]
-PromptId = Annotated[str, Field(min_length=1, max_length=200)]
+PromptId = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Answer = (
     Annotated[StrictStr, Field(max_length=100_000)]
     | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
@@ -82,14 +81,14 @@ class SamplingCreate(SamplingOptions):
     deadline: FiniteFloat | None = None  # seconds from creation
     lease_seconds: float = Field(default=600.0, gt=0, le=86400)  # draws not told for so long are handed out again
     metadata: dict[str, Any] = Field(default_factory=dict)
-    idempotency_key: Key = None
+    idempotency_key: Key | None = None
 
 
 class SamplingAsk(Wire):
     """POST /v1/samplings/{id}/ask"""
 
     count: int | None = Field(default=None, ge=1, le=MOST_PROMPTS)  # prompts, at most
-    idempotency_key: Key = None
+    idempotency_key: Key | None = None
 
 
 class DrawOut(Wire):

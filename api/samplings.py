@@ -21,9 +21,10 @@ from .sampling_wire import (
     SamplingTell,
     SamplingTellOut,
 )
+from .wire import NO_NUL
 
 router = Router(prefix="/v1", tags=["samplings"])
-Id = Annotated[str, Path(max_length=32, description="The sampling's id")]
+Id = Annotated[str, Path(max_length=32, pattern=NO_NUL, description="The sampling's id")]
 
 
 @router.post("/samplings", status_code=201, responses=problems(409, 422), summary="Begin a sampling")
@@ -93,7 +94,7 @@ def tell(parts: PartsDep, id: Id, told: SamplingTell) -> SamplingTellOut:
 def list_answers(
     parts: PartsDep,
     id: Id,
-    prompt: Annotated[str | None, Query(description="Only this prompt's")] = None,
+    prompt: Annotated[str | None, Query(pattern=NO_NUL, description="Only this prompt's")] = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> AnswerPage:

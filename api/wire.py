@@ -17,6 +17,10 @@ ParameterValue = Value | list[Whole | float]  # what a parameter is set to: a va
 Configuration = dict[str, ParameterValue]
 MOST_CHOICES, MOST_CONSTRAINTS, MOST_MEASUREMENTS = 10_000, 1_000, 10_000  # in a request; the core knows more limits
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}$")]
+NO_NUL = r"^[^\x00]*$"  # PostgreSQL has no texts with one in it
+Reason = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
+Worker = Annotated[str, Field(max_length=200, pattern=NO_NUL)]
+Key = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]  # of a request that may be repeated
 
 
 class Wire(BaseModel):
@@ -229,8 +233,8 @@ class TrialOut(Wire):
     parameters: Configuration
     measurements: list[MeasurementSpec] = []
     source: SourceOut
-    reason: str | None = None
-    worker: str | None = None
+    reason: Reason | None = None
+    worker: Worker | None = None
     attempts: int = 0  # how often it was handed out
     lease: Lease | None = None  # only in the answer to the ask or heartbeat that holds it
     prune: PruneOut | None = None  # only in the answer to a report: it should be stopped early
@@ -265,10 +269,10 @@ class Ask(Wire):
 
     count: int = Field(default=1, ge=1, le=1000)
     context: Configuration | None = None  # the values of the study's contexts, all of them
-    worker: str | None = Field(default=None, max_length=200)
+    worker: Worker | None = None
     fresh: bool = False  # wait for suggestions that know everything told so far
     max_wait_s: float = Field(default=30.0, gt=0, le=600)  # 503 with Retry-After when nothing is ready by then
-    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+    idempotency_key: Key | None = None
 
 
 class AskOut(Wire):
@@ -287,7 +291,7 @@ class Tell(Wire):
     lease_token: str | None = None
     measurements: list[MeasurementSpec] = Field(default=[], max_length=MOST_MEASUREMENTS)
     state: Literal["COMPLETED", "INFEASIBLE", "PRUNED"] = "COMPLETED"
-    reason: str | None = Field(default=None, max_length=2000)
+    reason: Reason | None = None
 
 
 class Report(Wire):
@@ -311,12 +315,12 @@ class Fail(Wire):
     """POST .../trials/{n}/fail: the worker could not run it; it goes back to the queue while retries are left."""
 
     lease_token: str | None = None
-    reason: str | None = Field(default=None, max_length=2000)
+    reason: Reason | None = None
     retry: bool = True
 
 
 class Cancel(Wire):
-    reason: str | None = Field(default=None, max_length=2000)
+    reason: Reason | None = None
 
 
 class TrialAdd(Wire):
@@ -325,14 +329,14 @@ class TrialAdd(Wire):
     parameters: Configuration
     state: Literal["WAITING", "COMPLETED", "INFEASIBLE", "PRUNED", "FAILED"] | None = None  # None: by measurements
     measurements: list[MeasurementSpec] = Field(default=[], max_length=MOST_MEASUREMENTS)
-    reason: str | None = Field(default=None, max_length=2000)
+    reason: Reason | None = None
 
 
 class TrialsAdd(Wire):
     """POST .../trials: all or nothing."""
 
     trials: list[TrialAdd] = Field(min_length=1, max_length=10_000)
-    idempotency_key: str | None = Field(default=None, min_length=1, max_length=200)
+    idempotency_key: Key | None = None
 
 
 class TrialPage(Wire):

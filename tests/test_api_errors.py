@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from live import BRANIN, Service, serving
+
+from suffice.api.deps import write_cursor
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +179,39 @@ def test_an_unforeseen_error_says_nothing_of_the_inside(service: Service, monkey
 def test_the_same_definition_twice_is_a_conflict(service: Service):
     problem = service.call("POST", "/v1/studies", {"name": "branin", **BRANIN}, status=409)
     assert problem["title"] == "Conflict"
+
+
+NUL = "a\0b"
+RESULT = {"measurements": [{"metric": "loss", "value": 1.0}]}
+WITH_NUL: list[tuple[str, str, Any, str]] = [
+    ("POST", "/v1/studies/one/ask", {"worker": NUL}, "worker"),
+    ("POST", "/v1/studies/one/ask", {"idempotency_key": NUL}, "idempotency_key"),
+    ("POST", "/v1/studies/a%00b/ask", {}, "name"),
+    ("GET", "/v1/studies/a%00b", None, "name"),
+    ("POST", "/v1/studies/one/trials/0/tell", {**RESULT, "reason": NUL}, "reason"),
+    ("POST", "/v1/studies/one/trials/0/fail", {"reason": NUL}, "reason"),
+    ("POST", "/v1/studies/one/trials/0/cancel", {"reason": NUL}, "reason"),
+    (
+        "POST",
+        "/v1/studies/one/trials",
+        {"trials": [{"parameters": {"x1": 1, "x2": 1}, "reason": NUL}]},
+        "trials.0.reason",
+    ),
+    ("POST", "/v1/studies", {"name": NUL, **BRANIN}, "name"),
+    ("GET", f"/v1/studies?cursor={write_cursor(NUL)}", None, "cursor"),
+    ("POST", "/v1/samplings", {"prompts": [NUL]}, "prompts.0"),
+    ("POST", "/v1/samplings", {"prompts": [{"id": "p"}], "idempotency_key": NUL}, "idempotency_key"),
+    ("GET", "/v1/samplings/a%00b", None, "id"),
+    ("GET", "/v1/samplings/none/answers?prompt=a%00b", None, "prompt"),
+    ("GET", "/v1/calibrations/a%00b", None, "name"),
+]
+
+
+def test_text_that_only_one_database_could_hold_is_refused_by_both(tmp_path: Path, database: str):
+    with serving(tmp_path, workers=0, database=database) as service:
+        study = service.study("one", metadata={"kept": NUL})
+        service.call("POST", f"{study}/trials", {"trials": [{"parameters": {"x1": 1, "x2": 2}}]})
+        for method, path, body, field in WITH_NUL:
+            problem = service.call(method, path, body, status=422)
+            assert problem["errors"][0]["field"] == field, path
+        assert service.call("GET", study)["metadata"] == {"kept": NUL}

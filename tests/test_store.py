@@ -602,6 +602,24 @@ def test_a_database_in_memory_is_refused(url: str):
         Database(url)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@host:port/db",
+        "postgresql:me:secret@host/db",
+        "mysql://me:secret@host/db",
+        "sqlite://me:secret@host",
+        "sqlite://?password=secret",
+        "no address but a password=secret",
+    ],
+)
+def test_an_address_that_is_refused_is_shown_without_its_password(url: str):
+    with pytest.raises(InvalidInput) as refused:
+        Database(url)
+    assert "database" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
 def test_deleting_a_study_leaves_nothing_of_it(bench: Bench):
     other = bench.create("other")
     bench.tell(bench.take())
