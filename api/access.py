@@ -56,13 +56,14 @@ TAKES: dict[Role, tuple[str, ...]] = {
         *("GET /v1/dashboard/decisions", "GET /v1/dashboard/decisions/{id}/replay"),
         *("GET /v1/dashboard/samplings/{id}/replay", "POST /v1/dashboard/samplings/{id}/reliability"),
         *("GET /v1/studies/{name}/trials", f"GET {_TRIAL}", f"GET {_TRIAL}/should_prune"),
+        *(f"GET {_TRIAL}/images", f"GET {_TRIAL}/images/{{image}}"),
         *("GET /v1/samplings", "GET /v1/samplings/{id}", "GET /v1/samplings/{id}/answers", "POST /v1/samplings:decide"),
         *("GET /v1/calibrations", "GET /v1/calibrations/{name}", "GET /v1/calibrations/{name}/versions"),
         "GET /v1/calibrations/{name}/export",
     ),
     "worker": (
         *("POST /v1/studies/{name}/ask", f"POST {_TRIAL}/tell", f"POST {_TRIAL}/report"),
-        *(f"POST {_TRIAL}/heartbeat", f"POST {_TRIAL}/fail"),
+        *(f"POST {_TRIAL}/heartbeat", f"POST {_TRIAL}/fail", f"PUT {_TRIAL}/images/{{image}}"),
         *("POST /v1/samplings/{id}/ask", "POST /v1/samplings/{id}/tell"),
     ),
     "owner": (

@@ -22,7 +22,7 @@ from starlette.routing import Match, Route
 
 from suffice.optimizer import InvalidInput
 
-from . import calibration_routes, errors, events, key_routes, logs, quick, samplings, studies, trials
+from . import calibration_routes, errors, events, images, key_routes, logs, quick, samplings, studies, trials
 from .access import NEEDS, PUBLIC
 from .calibrating import Fitting
 from .calibration_store import CalibrationStore
@@ -135,6 +135,7 @@ def create_app(
     for module in (
         trials,
         studies,
+        images,
         events,
         samplings,
         calibration_routes,

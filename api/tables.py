@@ -203,6 +203,19 @@ class MeasurementRow(Base, table=True):
     gradient: dict[str, float] | None = Field(default=None, sa_type=Document)
 
 
+class ImageRow(Base, table=True):
+    """An image that a trial made; `images.py` reads and writes them."""
+
+    __tablename__ = "images"
+
+    study_id: int = Field(primary_key=True, sa_column_args=[ForeignKey("studies.id", ondelete="CASCADE")])
+    number: int = Field(primary_key=True)
+    name: str = Field(primary_key=True, max_length=64)
+    type: str = Field(max_length=16)
+    data: bytes
+    created_at: datetime = Field(sa_type=Moment)
+
+
 class SuggestionRow(Base, table=True):
     """A suggestion that is ready to be asked for; an ask that takes it turns it into a trial."""
 

@@ -84,9 +84,10 @@ def filled(path: str, tenants: Tenants) -> str:
 
 def example(operation: dict[str, Any], document: dict[str, Any]) -> Any:
     """A body with every required field, of the right type: right enough to be refused for better reasons."""
-    if "requestBody" not in operation:
+    content = operation.get("requestBody", {}).get("content", {})
+    if "application/json" not in content:
         return None
-    return _value(operation["requestBody"]["content"]["application/json"]["schema"], document)
+    return _value(content["application/json"]["schema"], document)
 
 
 def _value(schema: dict[str, Any], document: dict[str, Any]) -> Any:
@@ -227,6 +228,8 @@ def test_no_route_takes_an_address_a_file_or_code(tenants: Tenants):
     for _, _, operation in routes(app):
         taken |= {parameter["name"] for parameter in operation.get("parameters", ())}
         for content, media in operation.get("requestBody", {}).get("content", {}).items():
+            if content.startswith("image/"):
+                continue  # bytes that are kept, and never opened
             assert content == "application/json"
             taken |= _fields(media["schema"], document, set())
     assert {name for name in taken - looked_at if suspicious.search(name.lower())} == set()

@@ -14,6 +14,7 @@ from sqlmodel import col, func, select
 
 from suffice.api.deps import Cursor, Limit, MaxWait, Name, Parts, PartsDep, Router, read_cursor, write_cursor
 from suffice.api.errors import problems
+from suffice.api.images import names_of
 from suffice.api.tables import StudyRow, TrialRow
 from suffice.api.wire import State
 from suffice.optimizer import InvalidInput, NotFound, Objective
@@ -89,7 +90,8 @@ def _line(found: Histories, row: StudyRow, counts: dict[str, int], active: Any) 
 @router.get("/studies/{name}", responses=problems(404), summary="A study at a glance")
 def read_study(request: Request, parts: PartsDep, name: Name) -> Overview:
     study, defined = parts.defined(name)
-    return summary.overview(parts.store.study(study.id), defined, histories(request).of(study.id))
+    images = names_of(parts.store.database, study.id)
+    return summary.overview(parts.store.study(study.id), defined, histories(request).of(study.id), images)
 
 
 @router.get("/studies/{name}/trials", responses=problems(404, 422), summary="A page of the table of trials")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .wire import (
     GainsOut,
     HypervolumeOut,
     Overview,
+    PicturedOut,
     ProgressOut,
     RecommendedOut,
     RunningOut,
@@ -35,11 +37,14 @@ BUCKETS = 500  # of a scatter; up to three points each
 LINES = 300  # trials in the picture of all parameters
 SPARKS = 40  # points of a small picture
 RUNNING = 20
+PICTURED = 6  # of the best trials with images, and of the newest
 SCHEDULES = 10  # of the best, and of the newest trials
 
 
-def overview(study: StudyOut, defined: Study, history: History) -> Overview:
-    """A study at a glance."""
+def overview(
+    study: StudyOut, defined: Study, history: History, images: Mapping[int, list[str]] = MappingProxyType({})
+) -> Overview:
+    """A study at a glance; ``images`` are the names of those that trials have."""
     done = [t for t in history.trials if t.state == "COMPLETED"]
     objectives = defined.goal.objectives
     return Overview(
@@ -64,6 +69,7 @@ def overview(study: StudyOut, defined: Study, history: History) -> Overview:
         front=_front(defined, done) if defined.goal.several else None,
         hypervolume=_hypervolume(defined, done) if defined.goal.several else None,
         fidelity=_fidelity(defined, done, history.trials),
+        pictured=_pictured(objectives[0], history.trials, images),
         schedules=_schedules(defined, done),
         reports=any(t.reported for t in history.trials),
     )
@@ -230,6 +236,14 @@ def _fidelity(defined: Study, done: Sequence[Past], trials: Sequence[Past]) -> F
         values=[t.values[metric] for t in kept],
         levels={name: [t.parameters.get(name) for t in kept] for name in fidelity.target},
     )
+
+
+def _pictured(objective: Objective, trials: Sequence[Past], images: Mapping[int, list[str]]) -> list[PicturedOut]:
+    own = [t for t in trials if t.number in images]
+    valued = [t for t in own if t.state == "COMPLETED" and objective.metric in t.values]
+    ranked = sorted(valued, key=lambda t: -objective.sign * t.values[objective.metric])
+    shown = {t.number: t for t in [*ranked[:PICTURED], *own[::-1][:PICTURED]]}
+    return [PicturedOut(number=n, value=t.values.get(objective.metric), images=images[n]) for n, t in shown.items()]
 
 
 def _schedules(defined: Study, done: Sequence[Past]) -> list[SchedulesOut]:

@@ -125,6 +125,14 @@ class SchedulesOut(Wire):
     known: dict[str, list[float]]
 
 
+class PicturedOut(Wire):
+    """A trial that has images, with its result and their names."""
+
+    number: int
+    value: float | None = None
+    images: list[str]
+
+
 class HypervolumeOut(Wire):
     """What the front dominates above the reference, after so many trials: in the product of the objectives' units."""
 
@@ -151,6 +159,7 @@ class Overview(Wire):
     front: ColumnsOut | None = None  # with several objectives: results by metric
     hypervolume: HypervolumeOut | None = None
     fidelity: FidelityOut | None = None
+    pictured: list[PicturedOut]  # the best trials that have images, then the newest
     schedules: list[SchedulesOut]  # of parameters that are time steps
     reports: bool  # whether there are values on the way to results
 
