@@ -50,9 +50,10 @@ class Work:
         async with self.lock:
             if self.studies and ended != self.path:
                 return
-            self.studies += 1
-            fields = {"name": f"soak-{self.studies}", "budget": {"trials": self.trials}, "seed": self.studies}
+            number = self.studies + 1
+            fields = {"name": f"soak-{number}", "budget": {"trials": self.trials}, "seed": number}
             await self.call(http, "POST", "/v1/studies", {**HARTMANN, **fields})
+            self.studies = number
 
     async def call(self, http: httpx.AsyncClient, method: str, path: str, body: Any = None) -> Any:
         answer = await http.request(method, path, json=body)
