@@ -12,7 +12,7 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
-from benchmarks.digit_models import ddpm_pipeline, digit_classifier, digits  # noqa: E402
+from benchmarks.digit_models import ddpm_pipeline, digit_classifier, digits, flow_pipeline  # noqa: E402
 
 from suffice.adapters.diffusion import (  # noqa: E402
     Evaluation,
@@ -296,6 +296,48 @@ def test_guidance_in_some_of_the_steps(pipeline: Any) -> None:
         Schedule(MULTISTEP, TIMES, guided=(3, 3))
 
 
+def test_noise_estimates_corrected_by_those_before(pipeline: Any, evaluation: Evaluation) -> None:
+    """By hand: DDIM's steps, each with (1 + c) e - c e'."""
+    c, choices = 0.2, Choices(4, ("ddim",), correction=(-0.5, 0.5))
+    assert choices.params(TIMES)["correction"] == 0.0
+    schedule = choices.schedule(choices.params(TIMES, correction=c))
+    assert Schedule.from_json(json.loads(json.dumps(schedule.to_json()))) == schedule
+    kept = pipeline.scheduler.alphas_cumprod.double()
+    for _ in range(2):
+        made = evaluation.make(schedule, 3, seed=1)
+        x, before = made.noise.double(), None
+        for time, after in zip(TIMES, (*TIMES[1:], None), strict=True):
+            with torch.no_grad():
+                e = pipeline.unet(x.float(), time).sample.double()
+            moved = e if before is None else (1 + c) * e - c * before
+            before, a, b = e, kept[time], torch.tensor(1.0) if after is None else kept[after]
+            x = b.sqrt() * (x - (1 - a).sqrt() * moved) / a.sqrt() + (1 - b).sqrt() * moved
+        torch.testing.assert_close(made.images, (x.float() / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
+    plain = evaluation.make(Schedule(schedule.scheduler, TIMES, config=schedule.config), 3, seed=1)
+    assert float((plain.images - made.images).abs().max()) > 0.01
+
+
+def test_corrections_are_refused_where_they_would_mean_something_else(pipeline: Any) -> None:
+    ddpm = ddpm_pipeline()
+    ddpm.scheduler.register_to_config(prediction_type="v_prediction")
+    with pytest.raises(InvalidInput, match="predicts the noise"):
+        apply_schedule(ddpm, Schedule(MULTISTEP, TIMES, correction=0.1))
+    with pytest.raises(InvalidInput, match="predicts the noise"):
+        apply_schedule(flow_pipeline(), Schedule("UniPCMultistepScheduler", sigmas=(0.9, 0.4), correction=0.1))
+    with pytest.raises(InvalidInput, match="finite"):
+        Schedule(MULTISTEP, TIMES, correction=float("nan"))
+
+    class Takes:
+        scheduler = pipeline.scheduler
+
+        def __call__(self, timesteps: list[int]) -> None: ...
+
+    with pytest.raises(InvalidInput, match=r"schedule\.correction: .*no stock scheduler"):
+        plain_arguments(Takes(), Schedule(MULTISTEP, TIMES, correction=0.1))
+    with pytest.raises(InvalidInput, match=r"schedule\.guided"):
+        plain_arguments(Takes(), Schedule(MULTISTEP, TIMES, guided=(0, 2)))
+
+
 def test_a_schedule_of_another_model_is_refused(pipeline: Any) -> None:
     other = Schedule(MULTISTEP, TIMES, provenance={"betas": "0" * 16})
     with pytest.raises(InvalidInput, match="noise levels that the model was trained on"):
@@ -501,6 +543,7 @@ def test_baselines_search_the_same_space(evaluation: Evaluation, method: str) ->
         ({"low": 0.5, "high": 0.5}, "low"),
         ({"eta": (0.0, 1.0), "solvers": ["unipc"]}, "eta"),
         ({"interval": True}, "interval"),
+        ({"correction": (0.0, 0.5), "solvers": ["heun"]}, "correction"),
     ],
 )
 def test_what_does_not_fit_is_refused(pipeline: Any, evaluation: Evaluation, given: dict[str, Any], field: str) -> None:

@@ -65,6 +65,8 @@ def scheduled(pipeline: Any, schedule: Schedule) -> Any:
     if schedule.guided is not None and "self._guidance_scale" not in _source(pipeline):
         expected = f"none: {type(pipeline).__name__} keeps no guidance scale that could change between its steps"
         raise InvalidInput("schedule.guided", expected, list(schedule.guided))
+    if schedule.correction:
+        _check_correction(pipeline, schedule)
     kind: Any = type(stock.__name__, (stock,), _methods(stock, schedule, pipeline))
     kind.__module__, kind.__qualname__ = stock.__module__, stock.__qualname__  # what model_index.json will say
     scheduler = kind.from_config(dict(pipeline.scheduler.config), **settings(stock, schedule))
@@ -82,7 +84,8 @@ def stock_scheduler(pipeline: Any, schedule: Schedule) -> Any:
 def plain_arguments(pipeline: Any, schedule: Schedule) -> dict[str, Any]:
     """What to call the pipeline with so that its `stock_scheduler` runs ``schedule``: ``timesteps`` or ``sigmas``.
 
-    Raises InvalidInput where the pipeline or the scheduler takes no times of one's own.
+    Raises InvalidInput where the pipeline or the scheduler takes no times of one's own, and for what is decided at
+    every step.
     """
     name = "timesteps" if schedule.sigmas is None else "sigmas"
     takes = inspect.signature(type(pipeline).__call__).parameters
@@ -90,6 +93,9 @@ def plain_arguments(pipeline: Any, schedule: Schedule) -> dict[str, Any]:
     if name not in takes or name not in accepts:
         who = type(pipeline).__name__ if name not in takes else schedule.scheduler
         raise InvalidInput("pipeline", f"one that takes {name}= (apply_schedule works with any)", who)
+    if schedule.guided is not None or schedule.correction:
+        changed = "guided" if schedule.guided is not None else "correction"
+        raise InvalidInput(f"schedule.{changed}", "none: no stock scheduler does that (apply_schedule does)", changed)
     return {name: list(schedule.times), **schedule.arguments}
 
 
@@ -113,6 +119,15 @@ def check_start(pipeline: Any, scheduler: str) -> None:
         if "scale_model_input" not in source or "init_noise_sigma" not in source:
             expected = f"a scheduler other than {scheduler}: {type(pipeline).__name__} does not scale its noise for it"
             raise InvalidInput("schedule.scheduler", expected, scheduler)
+
+
+def _check_correction(pipeline: Any, schedule: Schedule) -> None:
+    """Refuses to correct noise estimates where the network gives none, or several within a step."""
+    kind = pipeline.scheduler.config.get("prediction_type", "flow")
+    if kind != "epsilon" or schedule.scheduler == "HeunDiscreteScheduler":
+        got = schedule.scheduler if kind == "epsilon" else kind
+        expected = "0, unless the network predicts the noise, once in a step"
+        raise InvalidInput("schedule.correction", expected, f"{schedule.correction} with {got}")
 
 
 def _source(pipeline: Any) -> str:
@@ -159,6 +174,7 @@ def _methods(stock: Any, schedule: Schedule, pipeline: Any) -> dict[str, Callabl
             stock.set_timesteps(self, num_inference_steps, device)
         else:
             _install(stock, self, schedule, device)
+            self._estimate = None
             if schedule.guided is not None:
                 self._guidance, self._taken = pipeline._guidance_scale, 0
                 _guide(pipeline, schedule.guided, self)
@@ -167,6 +183,10 @@ def _methods(stock: Any, schedule: Schedule, pipeline: Any) -> dict[str, Callabl
 
     @functools.wraps(stock.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if schedule.correction:
+            noise = kwargs.pop("model_output") if "model_output" in kwargs else args[0]
+            args = (_corrected(noise, self._estimate, schedule.correction), *args[1:])
+            self._estimate = noise
         if stock.__name__ == STEPS_BACK:
             at = int(kwargs["timestep"] if "timestep" in kwargs else args[1])
             self.num_inference_steps = _Distance(at - schedule.after(at))
@@ -178,6 +198,11 @@ def _methods(stock: Any, schedule: Schedule, pipeline: Any) -> dict[str, Callabl
         return found
 
     return {"set_timesteps": set_timesteps, "step": step}
+
+
+def _corrected(noise: Any, before: Any, c: float) -> Any:
+    """The noise estimate moved on from the one before it: after DualFast (Yu et al. 2025, arXiv 2506.13058)."""
+    return noise if before is None else (1.0 + c) * noise - c * before
 
 
 def _guide(pipeline: Any, guided: tuple[int, int], scheduler: Any) -> None:

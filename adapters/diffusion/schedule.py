@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from suffice.optimizer import InvalidInput
+from suffice.optimizer.ranges import real
 
 FORMAT = "suffice.schedule/1"
-_KEYS = ("format", "scheduler", "timesteps", "sigmas", "config", "arguments", "guided", "provenance")
+_KEYS = ("format", "scheduler", "timesteps", "sigmas", "config", "arguments", "guided", "correction", "provenance")
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class Schedule:
     discrete times, or ``sigmas``, the noise levels of flow matching after every shift; both decreasing, one per step.
     ``config`` holds the scheduler's settings, ``arguments`` what else the pipeline is called with (guidance, eta).
     ``guided`` limits guidance to the steps from the first number up to, not including, the second (Kynkäänniemi et al.
-    2024); None: all. ``provenance`` tells how it was found: nothing there changes what is run, but ``betas``, a digest
-    of the training noise levels, keeps it from being applied where they differ.
+    2024); None: all. With a ``correction`` c every step but the first is taken with (1 + c) e - c e', e being the noise
+    that the network estimates and e' what it estimated a step before.
+
+    ``provenance`` tells how it was found: nothing there changes what is run, but ``betas``, a digest of the training
+    noise levels, keeps it from being applied where they differ.
     """
 
     scheduler: str
@@ -34,6 +38,7 @@ class Schedule:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     guided: tuple[int, int] | None = None
+    correction: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.timesteps is None) == (self.sigmas is None):
@@ -54,6 +59,7 @@ class Schedule:
             whole = len(self.guided) == 2 and all(isinstance(i, int) for i in self.guided)
             if not whole or not 0 <= self.guided[0] < self.guided[1] <= self.steps:
                 raise InvalidInput("guided", f"two rising numbers of steps from 0 to {self.steps}", list(self.guided))
+        object.__setattr__(self, "correction", real(self.correction, "correction"))
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -80,6 +86,7 @@ class Schedule:
             "config": dict(self.config),
             "arguments": dict(self.arguments),
             **({} if self.guided is None else {"guided": list(self.guided)}),
+            **({} if self.correction == 0 else {"correction": self.correction}),
             "provenance": dict(self.provenance),
         }
 
@@ -105,7 +112,13 @@ class Schedule:
         settings: dict[str, Any] = {name: dict(data.get(name, {})) for name in ("config", "arguments", "provenance")}
         if (guided := data.get("guided")) is not None and not isinstance(guided, list):
             raise InvalidInput("guided", "two rising numbers of steps", guided)
-        return cls(data["scheduler"], **times, **settings, guided=None if guided is None else tuple(guided))
+        return cls(
+            data["scheduler"],
+            **times,
+            **settings,
+            guided=None if guided is None else tuple(guided),
+            correction=data.get("correction", 0.0),
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, for example beside a saved pipeline; returns the path."""
@@ -125,5 +138,6 @@ class Schedule:
     def __str__(self) -> str:
         times = ", ".join(f"{t:g}" for t in self.times)
         given = {**self.config, **self.arguments, **({} if self.guided is None else {"guided": self.guided})}
+        given |= {} if self.correction == 0 else {"correction": round(self.correction, 4)}
         settings = ", ".join(f"{k}={v!r}" for k, v in given.items())
         return f"{self.scheduler}[{times}]" + (f" ({settings})" if settings else "")

@@ -103,6 +103,7 @@ def search_schedule(
     guidance: tuple[float, float] | None = None,
     interval: bool = False,
     eta: tuple[float, float] | None = None,
+    correction: tuple[float, float] | None = None,
     low: float = 0.0,
     high: float = 1.0,
     seed: int = 0,
@@ -122,7 +123,7 @@ def search_schedule(
 
     ``solvers`` are names of `SOLVERS` (default: those that fit the model); ``stochastic`` also tries solvers that add
     noise; ``guidance`` and ``eta`` are ranges of the pipeline's arguments, and ``interval`` also searches between which
-    steps guidance holds. Times lie between ``low`` and ``high``, as
+    steps guidance holds; ``correction`` is a range of `Schedule.correction`. Times lie between ``low`` and ``high``, as
     parts of the training times: keep ``high`` at 1 and the first time near it for models of zero terminal SNR by
     raising ``low`` only with care. ``first`` names the schedules in common use that are tried first.
 
@@ -141,6 +142,7 @@ def search_schedule(
         guidance=guidance,
         interval=interval,
         eta=eta,
+        correction=correction,
         low=low,
         high=high,
     )

@@ -71,6 +71,7 @@ class Choices:
     the noise levels of flow matching. ``solvers`` are names of `SOLVERS`. ``stochastic`` allows solvers that draw noise
     at every step. ``guidance`` is a range of the pipeline's argument guidance_scale; ``interval`` also searches from
     which step to which it holds. ``eta`` is a range of the noise that DDIM adds at every step (0: none, 1: as DDPM).
+    ``correction`` is a range of `Schedule.correction`.
     """
 
     steps: int | tuple[int, int]
@@ -81,6 +82,7 @@ class Choices:
     guidance: tuple[float, float] | None = None
     interval: bool = False
     eta: tuple[float, float] | None = None
+    correction: tuple[float, float] | None = None
     low: float = 0.0  # the least and the greatest time, as parts of the training times
     high: float = 1.0
 
@@ -97,6 +99,9 @@ class Choices:
             raise InvalidInput("interval", "false, without guidance and a number of at least 2 steps", self.interval)
         if self.eta is not None and "ddim" not in self.solvers:
             raise InvalidInput("eta", "none, without the solver ddim", list(self.eta))
+        if self.correction is not None and (self.flow or "heun" in self.solvers):
+            expected = "none, unless the network predicts the noise, once in a step (not heun, no flow matching)"
+            raise InvalidInput("correction", expected, list(self.correction))
         if not 0.0 <= self.low < self.high <= 1.0:
             raise InvalidInput("low", "0 <= low < high <= 1, parts of the training times", [self.low, self.high])
 
@@ -135,6 +140,8 @@ class Choices:
             found |= {"guided_from": Int(0, self.steps - 1), "guided_until": Int(1, self.steps)}
         if self.eta is not None:
             found["eta"] = Float(*self.eta, active_if="solver == 'ddim'" if len(self.solvers) > 1 else None)
+        if self.correction is not None:
+            found["correction"] = Float(*self.correction)
         return Space(found, constraints=["guided_from < guided_until"] if "guided_from" in found else [])
 
     def _where(self, setting: str) -> str | None:
@@ -169,6 +176,8 @@ class Choices:
         kind: dict[str, Any] = {"sigmas": tuple(times)} if self.flow else {"timesteps": tuple(int(t) for t in times)}
         if "guided_from" in params:
             kind["guided"] = params["guided_from"], params["guided_until"]
+        if "correction" in params:
+            kind["correction"] = params["correction"]
         return Schedule(solver.scheduler, **kind, config=config, arguments=arguments, provenance=dict(provenance or {}))
 
     def read(self, params: Mapping[str, Any]) -> list[float]:
@@ -185,6 +194,8 @@ class Choices:
         space = self.space
         params: dict[str, Any] = {"times": self.times.nearest(times)}
         given = {"guided_until": self.steps, **given}  # guided throughout
+        if self.correction is not None:
+            given = {"correction": min(max(0.0, self.correction[0]), self.correction[1]), **given}
         for name, p in space.parameters.items():
             if name != "times":
                 params[name] = given.get(name, _first(p))
