@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from .calls import Result, body, build, call, measurements, study_path
+from .calls import Result, body, build, call, measurements, send, study_path
 from .client_errors import Conflict, LeaseLost, Unavailable
 from .flows import Flow, Link, Request, operation
 from .wire import (
@@ -142,6 +143,15 @@ class TrialCalls:
             with suppress(Unavailable):  # it goes on where nobody can tell
                 self._prune = (yield from call(self._link, request, ShouldPruneOut)).prune
         return self._prune
+
+    @operation
+    def attach(self, name: str, image: bytes) -> Flow[None]:
+        """Keep an image with the trial, for the dashboard: PNG, JPEG or WebP, up to 1 MiB, up to 8 of a trial.
+
+        Best before `tell`, which then shows it. One of the same name is replaced.
+        """
+        path = f"{self._path}/images/{quote(name, safe='')}"
+        yield from send(self._link, Request("PUT", path, content=image))
 
     @operation
     def heartbeat(self) -> Flow[None]:

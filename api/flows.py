@@ -28,6 +28,7 @@ class Request:
     method: str
     path: str
     json: Any = None
+    content: bytes | None = None  # in place of JSON
     params: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
     patience: float = 0.0  # seconds that the service may take on purpose, on top of the client's timeout
@@ -80,6 +81,7 @@ class Link:
             "method": request.method,
             "url": request.path,
             "json": request.json,
+            "content": request.content,
             "params": params,
             "headers": request.headers,
             "timeout": timeout,

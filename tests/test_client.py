@@ -233,6 +233,17 @@ def test_trials_fail_are_infeasible_pruned_reported_and_cancelled(study: Study):
     assert retried.state == "WAITING"
 
 
+def test_images_go_with_a_trial(study: Study, server: Server):
+    png = b"\x89PNG\r\n\x1a\n" + bytes(16)
+    trial = asked(study)
+    trial.attach("grid.png", png)
+    with pytest.raises(InvalidRequest, match="image"):
+        trial.attach("page", b"<html>")
+    trial.tell(1.0)
+    kept = httpx.get(f"{server.url}/v1/studies/{study.name}/trials/{trial.number}/images/grid.png")
+    assert kept.content == png
+
+
 def test_several_trials_are_asked_for_at_once(study: Study):
     for x in range(3):
         study.enqueue({"x": x})
