@@ -3,7 +3,7 @@
 At the optimum a token is worth the same everywhere: there is one price for the whole batch, and the next token goes to
 the prompt whose answers add most per token (`Batch`). Two published allocations, made before any answer is drawn, are
 there to compare with: marginal gains (Damani et al. 2024, arXiv 2410.04707) and gradient variance (GVM-RAFT; Yao et al.
-2025, arXiv 2505.02391). `learnable` chooses prompts worth spending training samples on.
+2025, arXiv 2505.02391). `learnable` and `frontier_weights` say which prompts are worth spending training samples on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Float64, Int64
 
 from .errors import InvalidInput
 from .sampling import Sampling
-from .stopping import whole
+from .stopping import positive, whole
 
 Rates = Float64[np.ndarray, " p"]
 Allocation = Int64[np.ndarray, " p"]
@@ -117,6 +117,19 @@ def learnable(solve_rates: Rates, count: int) -> Int64[np.ndarray, " c"]:
     _check_rates(solve_rates)
     whole("count", count)
     return np.argsort(np.abs(solve_rates - 0.5), kind="stable")[:count]
+
+
+def frontier_weights(solve_rates: Rates, width: float = 0.2) -> Rates:
+    """With which probability to draw each prompt for training: a Gaussian of its solve rate around one half.
+
+    Gaussian curriculum sampling of FG-ExPO (Lin et al. 2026, arXiv 2605.11403). They sum to 1; where all rates are
+    alike, so are the weights. The abstract and introduction were at hand: ``width``, the standard deviation, is ours.
+    """
+    _check_rates(solve_rates)
+    positive("width", width)
+    exponent = -0.5 * ((solve_rates - 0.5) / width) ** 2
+    weights = np.exp(exponent - exponent.max())
+    return weights / weights.sum()
 
 
 def _check_rates(rates: Rates) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 
 from suffice.optimizer import InvalidInput, Sampling
-from suffice.optimizer.allocation import Batch, gradient_variance, learnable, marginal_gains
+from suffice.optimizer.allocation import Batch, frontier_weights, gradient_variance, learnable, marginal_gains
 
 rates = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=4).map(np.array)
 
@@ -45,6 +46,15 @@ def test_gradient_variance_spends_the_budget(accept_rates: np.ndarray, budget: i
 
 def test_learnable_prompts_are_solved_half_of_the_time():
     assert learnable(np.array([0.0, 0.45, 1.0, 0.6]), 2).tolist() == [1, 3]
+
+
+def test_the_frontier_is_a_gaussian_around_one_half():
+    rates = np.array([0.5, 0.1, 0.9, 0.7])
+    weights = frontier_weights(rates, width=0.25)
+    assert weights == pytest.approx(norm(0.5, 0.25).pdf(rates) / norm(0.5, 0.25).pdf(rates).sum())
+    assert frontier_weights(np.array([0.0, 0.0]), width=0.001) == pytest.approx([0.5, 0.5]), "nothing underflows"
+    with pytest.raises(InvalidInput, match="width"):
+        frontier_weights(rates, width=0.0)
 
 
 def test_a_batch_spends_where_a_token_is_worth_most():
