@@ -13,7 +13,16 @@ pytest.importorskip("diffusers")
 
 from benchmarks.digit_models import ddpm_pipeline, digit_classifier, digits, flow_pipeline
 
-from suffice.adapters.diffusion import Evaluation, Frechet, Reference, Schedule, apply_schedule, search_schedule
+from suffice.adapters.diffusion import (
+    Evaluation,
+    Frechet,
+    Reference,
+    Schedule,
+    apply_schedule,
+    least_missed,
+    search_schedule,
+    skippable,
+)
 from suffice.adapters.diffusion.solvers import CLOSEST, Choices
 from suffice.api.client import Client
 from suffice.optimizer import InvalidInput
@@ -72,3 +81,56 @@ def test_no_step_is_so_short_that_solvers_extrapolate_wildly(flow: bool, steps: 
     times = Choices(steps, ("unipc",), flow=flow).times
     assert times.gap == pytest.approx((times.high - times.low) / (CLOSEST * times.k), abs=1.0)
     assert times.check(times.nearest([times.low] * times.k))
+
+
+# --- blocks of the network that are left out --------------------------------------------------------------------------
+
+MULTISTEP, TIMES = "DPMSolverMultistepScheduler", (700, 400, 210, 45)
+MIDDLE = "mid_block.attentions.0"
+
+
+def test_blocks_are_left_out_at_their_steps_and_while_the_schedule_is_on(quality: Frechet) -> None:
+    pipeline = ddpm_pipeline()
+    judge, block = Evaluation(pipeline, quality), pipeline.unet.mid_block.attentions[0]
+    plain = judge.make(Schedule(MULTISTEP, TIMES), 3).images
+    calls: list[int] = []
+    block.group_norm.register_forward_hook(lambda *_: calls.append(1))
+    schedule = Schedule(MULTISTEP, TIMES, skipped={MIDDLE: (1, 3)})
+    assert Schedule.from_json(schedule.to_json()) == schedule
+    changed = judge.make(schedule, 3).images
+    assert len(calls) == 2
+    assert float((changed - plain).abs().max()) > 1e-3
+    assert torch.equal(judge.make(Schedule(MULTISTEP, TIMES), 3).images, plain)
+    assert len(calls) == 6
+    apply_schedule(pipeline, schedule)
+    other = Evaluation(type(pipeline)(pipeline.unet, ddpm_pipeline().scheduler), quality)  # shares the network
+    assert torch.equal(other.make(Schedule(MULTISTEP, TIMES), 3).images, plain)
+    assert torch.equal(judge.make(None, 3).images, changed)
+    assert torch.equal(judge.make(schedule, 3).images, changed)
+
+
+def test_what_is_left_out_is_searched(quality: Frechet) -> None:
+    pipeline = ddpm_pipeline()
+    judge = Evaluation(pipeline, quality)
+    blocks = least_missed(judge, Schedule(MULTISTEP, TIMES), images=16)
+    assert set(blocks) == set(skippable(pipeline)) == {
+        "down_blocks.0.resnets.0", "mid_block.resnets.0", "mid_block.resnets.1", MIDDLE,
+    }  # fmt: skip
+    choices = Choices(4, ("ddim",), skip=tuple(blocks[:2]))
+    assert choices.schedule(choices.params(TIMES)).skipped == {}
+    schedule = choices.schedule(choices.params(TIMES, skipped_last=2))
+    assert schedule.skipped == {blocks[0]: (1, 2, 3), blocks[1]: (3,)}  # 0, 0.67, 1.33 and 2 blocks
+    found = search_schedule(
+        pipeline, 4, quality=quality, solvers=["ddim"], skip=blocks[:1], trials=9, images=8, confirm=1, progress=False
+    )
+    assert {bool(t.schedule.skipped) for t in found.tried} == {True, False}
+
+
+@pytest.mark.parametrize("block", ["conv_in", "down_blocks.1.resnets.0", "nothing"])
+def test_what_cannot_be_left_out_is_refused(block: str) -> None:
+    with pytest.raises(InvalidInput, match=r"blocks that add to their input .*mid_block\.resnets\.0"):
+        apply_schedule(ddpm_pipeline(), Schedule(MULTISTEP, TIMES, skipped={block: (0,)}))
+    with pytest.raises(InvalidInput, match="numbers of steps from 0 to 3"):
+        Schedule(MULTISTEP, TIMES, skipped={MIDDLE: (4,)})
+    with pytest.raises(InvalidInput, match="twice"):
+        Choices(4, ("heun",), skip=(MIDDLE,))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .schedule import Schedule as Schedule
     from .search import Found as Found
     from .search import search_schedule as search_schedule
+    from .skipping import least_missed as least_missed
+    from .skipping import skippable as skippable
     from .svdd import SVDD as SVDD
 
 _HOMES = {
@@ -34,6 +36,7 @@ _HOMES = {
     "quality": ("Frechet", "Kernel", "Paired", "Reference", "Reward"),
     "schedule": ("Schedule",),
     "search": ("Found", "search_schedule"),
+    "skipping": ("least_missed", "skippable"),
     "svdd": ("SVDD",),
 }
 __all__, __getattr__, __dir__ = front_door(globals(), _HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -67,10 +67,16 @@ def scheduled(pipeline: Any, schedule: Schedule) -> Any:
         raise InvalidInput("schedule.guided", expected, list(schedule.guided))
     if schedule.correction:
         _check_correction(pipeline, schedule)
+    if schedule.skipped and schedule.scheduler == "HeunDiscreteScheduler":
+        raise InvalidInput("schedule.skipped", "none with a scheduler that calls the network twice", schedule.scheduler)
     kind: Any = type(stock.__name__, (stock,), _methods(stock, schedule, pipeline))
     kind.__module__, kind.__qualname__ = stock.__module__, stock.__qualname__  # what model_index.json will say
     scheduler = kind.from_config(dict(pipeline.scheduler.config), **settings(stock, schedule))
     scheduler._schedule = schedule  # from here on: some classes set their times when they are made
+    scheduler._taken = schedule.steps  # no run has begun
+    from .skipping import leave_out  # imports diffusers
+
+    leave_out(pipeline, schedule, scheduler)
     return scheduler
 
 
@@ -93,9 +99,10 @@ def plain_arguments(pipeline: Any, schedule: Schedule) -> dict[str, Any]:
     if name not in takes or name not in accepts:
         who = type(pipeline).__name__ if name not in takes else schedule.scheduler
         raise InvalidInput("pipeline", f"one that takes {name}= (apply_schedule works with any)", who)
-    if schedule.guided is not None or schedule.correction:
-        changed = "guided" if schedule.guided is not None else "correction"
-        raise InvalidInput(f"schedule.{changed}", "none: no stock scheduler does that (apply_schedule does)", changed)
+    beyond = {"guided": schedule.guided, "correction": schedule.correction, "skipped": schedule.skipped}
+    for what, value in beyond.items():
+        if value:
+            raise InvalidInput(f"schedule.{what}", "none: no stock scheduler does that (apply_schedule does)", value)
     return {name: list(schedule.times), **schedule.arguments}
 
 
@@ -174,9 +181,9 @@ def _methods(stock: Any, schedule: Schedule, pipeline: Any) -> dict[str, Callabl
             stock.set_timesteps(self, num_inference_steps, device)
         else:
             _install(stock, self, schedule, device)
-            self._estimate = None
+            self._taken, self._estimate = 0, None
             if schedule.guided is not None:
-                self._guidance, self._taken = pipeline._guidance_scale, 0
+                self._guidance = pipeline._guidance_scale
                 _guide(pipeline, schedule.guided, self)
 
     accepted = inspect.signature(stock.step).parameters
@@ -192,8 +199,8 @@ def _methods(stock: Any, schedule: Schedule, pipeline: Any) -> dict[str, Callabl
             self.num_inference_steps = _Distance(at - schedule.after(at))
         # Pipelines that are made for one scheduler pass its arguments to any.
         found = stock.step(self, *args, **{key: value for key, value in kwargs.items() if key in accepted})
+        self._taken += 1
         if schedule.guided is not None:
-            self._taken += 1
             _guide(pipeline, schedule.guided, self)
         return found
 

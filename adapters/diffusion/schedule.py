@@ -13,7 +13,18 @@ from suffice.optimizer import InvalidInput
 from suffice.optimizer.ranges import real
 
 FORMAT = "suffice.schedule/1"
-_KEYS = ("format", "scheduler", "timesteps", "sigmas", "config", "arguments", "guided", "correction", "provenance")
+_KEYS = (
+    "format",
+    "scheduler",
+    "timesteps",
+    "sigmas",
+    "config",
+    "arguments",
+    "guided",
+    "correction",
+    "skipped",
+    "provenance",
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,8 @@ class Schedule:
     ``config`` holds the scheduler's settings, ``arguments`` what else the pipeline is called with (guidance, eta).
     ``guided`` limits guidance to the steps from the first number up to, not including, the second (Kynkäänniemi et al.
     2024); None: all. With a ``correction`` c every step but the first is taken with (1 + c) e - c e', e being the noise
-    that the network estimates and e' what it estimated a step before.
+    that the network estimates and e' what it estimated a step before. ``skipped`` names blocks of the network that are
+    left out, each with the steps at which it is, counted from 0.
 
     ``provenance`` tells how it was found: nothing there changes what is run, but ``betas``, a digest of the training
     noise levels, keeps it from being applied where they differ.
@@ -39,6 +51,7 @@ class Schedule:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     guided: tuple[int, int] | None = None
     correction: float = 0.0
+    skipped: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.timesteps is None) == (self.sigmas is None):
@@ -60,6 +73,10 @@ class Schedule:
             if not whole or not 0 <= self.guided[0] < self.guided[1] <= self.steps:
                 raise InvalidInput("guided", f"two rising numbers of steps from 0 to {self.steps}", list(self.guided))
         object.__setattr__(self, "correction", real(self.correction, "correction"))
+        for block, at in self.skipped.items():
+            if not isinstance(at, list | tuple) or not at or any(i not in range(self.steps) for i in at):
+                raise InvalidInput(f"skipped.{block}", f"a list of numbers of steps from 0 to {self.steps - 1}", at)
+        object.__setattr__(self, "skipped", {block: tuple(at) for block, at in self.skipped.items()})
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -87,6 +104,7 @@ class Schedule:
             "arguments": dict(self.arguments),
             **({} if self.guided is None else {"guided": list(self.guided)}),
             **({} if self.correction == 0 else {"correction": self.correction}),
+            **({} if not self.skipped else {"skipped": {block: list(at) for block, at in self.skipped.items()}}),
             "provenance": dict(self.provenance),
         }
 
@@ -106,7 +124,7 @@ class Schedule:
                 if not isinstance(given, list):
                     raise InvalidInput(name, "a list of numbers", given)
                 times[name] = tuple(given)
-        for name in ("config", "arguments", "provenance"):
+        for name in ("config", "arguments", "skipped", "provenance"):
             if not isinstance(data.get(name, {}), Mapping):
                 raise InvalidInput(name, "settings by name", data[name])
         settings: dict[str, Any] = {name: dict(data.get(name, {})) for name in ("config", "arguments", "provenance")}
@@ -118,6 +136,7 @@ class Schedule:
             **settings,
             guided=None if guided is None else tuple(guided),
             correction=data.get("correction", 0.0),
+            skipped=data.get("skipped", {}),
         )
 
     def save(self, path: str | Path) -> Path:
@@ -139,5 +158,6 @@ class Schedule:
         times = ", ".join(f"{t:g}" for t in self.times)
         given = {**self.config, **self.arguments, **({} if self.guided is None else {"guided": self.guided})}
         given |= {} if self.correction == 0 else {"correction": round(self.correction, 4)}
+        given |= {} if not self.skipped else {"skipped": dict(self.skipped)}
         settings = ", ".join(f"{k}={v!r}" for k, v in given.items())
         return f"{self.scheduler}[{times}]" + (f" ({settings})" if settings else "")

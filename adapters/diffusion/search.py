@@ -104,6 +104,7 @@ def search_schedule(
     interval: bool = False,
     eta: tuple[float, float] | None = None,
     correction: tuple[float, float] | None = None,
+    skip: Sequence[str] = (),
     low: float = 0.0,
     high: float = 1.0,
     seed: int = 0,
@@ -123,9 +124,10 @@ def search_schedule(
 
     ``solvers`` are names of `SOLVERS` (default: those that fit the model); ``stochastic`` also tries solvers that add
     noise; ``guidance`` and ``eta`` are ranges of the pipeline's arguments, and ``interval`` also searches between which
-    steps guidance holds; ``correction`` is a range of `Schedule.correction`. Times lie between ``low`` and ``high``, as
-    parts of the training times: keep ``high`` at 1 and the first time near it for models of zero terminal SNR by
-    raising ``low`` only with care. ``first`` names the schedules in common use that are tried first.
+    steps guidance holds; ``correction`` is a range of `Schedule.correction`; ``skip`` names blocks of the network that
+    may be left out, the least missed first (see `skipping`), which saves no calls but time. Times lie between ``low``
+    and ``high``, as parts of the training times: keep ``high`` at 1 and the first time near it for models of zero
+    terminal SNR by raising ``low`` only with care. ``first`` names the schedules in common use that are tried first.
 
     ``checkpoint`` is a file that every result is written to, and that an interrupted search goes on from. With
     ``service``, a client of a running service, its study ``name`` decides what is tried, and remembers.
@@ -143,6 +145,7 @@ def search_schedule(
         interval=interval,
         eta=eta,
         correction=correction,
+        skip=tuple(skip),
         low=low,
         high=high,
     )

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from suffice.optimizer import Bool, Categorical, Constant, Float, Int, InvalidInput, Space, TimeSteps
 from suffice.optimizer.parameters import Parameter
 from suffice.optimizer.timesteps import resample
@@ -71,7 +73,8 @@ class Choices:
     the noise levels of flow matching. ``solvers`` are names of `SOLVERS`. ``stochastic`` allows solvers that draw noise
     at every step. ``guidance`` is a range of the pipeline's argument guidance_scale; ``interval`` also searches from
     which step to which it holds. ``eta`` is a range of the noise that DDIM adds at every step (0: none, 1: as DDPM).
-    ``correction`` is a range of `Schedule.correction`.
+    ``correction`` is a range of `Schedule.correction`. ``skip`` names blocks of the network that may be left out, the
+    least missed first: how many of them are is searched for the first and the last step, and in between on a line.
     """
 
     steps: int | tuple[int, int]
@@ -83,6 +86,7 @@ class Choices:
     interval: bool = False
     eta: tuple[float, float] | None = None
     correction: tuple[float, float] | None = None
+    skip: tuple[str, ...] = ()
     low: float = 0.0  # the least and the greatest time, as parts of the training times
     high: float = 1.0
 
@@ -102,6 +106,8 @@ class Choices:
         if self.correction is not None and (self.flow or "heun" in self.solvers):
             expected = "none, unless the network predicts the noise, once in a step (not heun, no flow matching)"
             raise InvalidInput("correction", expected, list(self.correction))
+        if self.skip and "heun" in self.solvers:
+            raise InvalidInput("skip", "none, with a solver that calls the network twice (heun)", list(self.skip))
         if not 0.0 <= self.low < self.high <= 1.0:
             raise InvalidInput("low", "0 <= low < high <= 1, parts of the training times", [self.low, self.high])
 
@@ -142,6 +148,8 @@ class Choices:
             found["eta"] = Float(*self.eta, active_if="solver == 'ddim'" if len(self.solvers) > 1 else None)
         if self.correction is not None:
             found["correction"] = Float(*self.correction)
+        if self.skip:
+            found |= {"skipped_first": Int(0, len(self.skip)), "skipped_last": Int(0, len(self.skip))}
         return Space(found, constraints=["guided_from < guided_until"] if "guided_from" in found else [])
 
     def _where(self, setting: str) -> str | None:
@@ -178,6 +186,10 @@ class Choices:
             kind["guided"] = params["guided_from"], params["guided_until"]
         if "correction" in params:
             kind["correction"] = params["correction"]
+        if "skipped_first" in params:
+            counts = np.linspace(params["skipped_first"], params["skipped_last"], len(times)).round()
+            left_out = {name: tuple(np.flatnonzero(counts > i).tolist()) for i, name in enumerate(self.skip)}
+            kind["skipped"] = {name: at for name, at in left_out.items() if at}
         return Schedule(solver.scheduler, **kind, config=config, arguments=arguments, provenance=dict(provenance or {}))
 
     def read(self, params: Mapping[str, Any]) -> list[float]:
