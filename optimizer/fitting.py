@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from scipy.optimize import minimize
 
 from . import warping
-from .additive import SHARES
+from .additive import RATES, SHARES, Growth
 from .models import (
     MEAN_PRIOR_VARIANCE,
     NOISE_FLOOR,
@@ -214,19 +214,36 @@ def fit_warped(data: Data, prior: Prior, plain: Fit, columns: Sequence[int]) -> 
     return warped if plain.loss - warped.loss > EVIDENCE else plain
 
 
-def fit_additive(data: Data, prior: Prior, plain: Fit, apart: tuple[bool, ...]) -> Fit:
+def fit_additive(
+    data: Data, prior: Prior, plain: Fit, apart: tuple[bool, ...], target: tuple[float, ...] | None = None
+) -> Fit:
     """The fit in which the columns ``apart`` have an effect of their own (`AdditiveKernel`), starting from ``plain``.
 
-    The more probable of the two: which columns are fidelities is known, so that neither has to be argued for.
+    The more probable of the two: which columns are fidelities is known, so that neither has to be argued for. With a
+    ``target`` in the cube, also one in which designs differ the less the farther from it (`Growth`), where results
+    speak for that by EVIDENCE.
     """
-    h, best = plain.hyperparameters, plain
+    h, free, best = plain.hyperparameters, _free(data, plain.hyperparameters), plain
     for shares in SHARES:
-        try:
-            found = _fit(data, prior, _free(data, h), [replace(h, apart=apart, shares=shares)], h.noise)
-        except FitError:
-            continue
-        best = found if found.loss < best.loss else best
-    return best
+        found = _fit_or_none(data, prior, free, replace(h, apart=apart, shares=shares))
+        best = found if found is not None and found.loss < best.loss else best
+    if target is None or data.gradients is not None:
+        return best
+    grown, start = (
+        best,
+        replace(best.hyperparameters, apart=apart, shares=best.hyperparameters.shares or (0.0, 0.0, 1.0)),
+    )
+    for rate in RATES:
+        found = _fit_or_none(data, prior, free, replace(start, growth=Growth(target, rate)))
+        grown = found if found is not None and found.loss < grown.loss else grown
+    return grown if best.loss - grown.loss > EVIDENCE else best
+
+
+def _fit_or_none(data: Data, prior: Prior, free: Free, start: Hyperparameters) -> Fit | None:
+    try:
+        return _fit(data, prior, free, [start], start.noise)
+    except FitError:
+        return None
 
 
 def refine(data: Data, prior: Prior, start: Hyperparameters) -> Fit:

@@ -72,6 +72,14 @@ class Kernel:
         """The Matern kernels whose sum this is."""
         return (self,)
 
+    def sizes(self, X: Rows) -> list[Float64[np.ndarray, " m"]]:
+        """What the function of every part is multiplied by at every row."""
+        return [np.ones(len(X))]
+
+    def log_slopes(self, X: Rows) -> list[Rows]:
+        """The gradients of the logarithms of `sizes`."""
+        return [np.zeros_like(X)]
+
     def scaled(self, X: Rows) -> Rows:
         """Rows in units of the length scales: what distances are measured between."""
         return (X if self.warp is None else self.warp(X)) * self.inverse_lengthscales

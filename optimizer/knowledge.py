@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from .conservative import Conservative
 from .environment import Environment
 from .fidelity import Fidelity
@@ -61,6 +63,14 @@ class Definition:
         """Which columns say how a trial is run, and may have an effect of their own; none: ()."""
         names = {STEP} & self.space.parameters.keys() if self.target is None else self.target.names
         return tuple(self.space.columns(names).tolist()) if names else ()
+
+    @property
+    def towards(self) -> tuple[float, ...] | None:
+        """A row whose columns ``apart`` are where values count; None without any, or if they count in many places."""
+        if not self.apart or self.environment is not None:
+            return None
+        space = self.space if self.target is None else self.target.space  # in which they are fixed
+        return tuple(space.snap(np.full((1, space.dimension), 0.5))[0].tolist())
 
     @property
     def prior(self) -> Prior:
@@ -143,6 +153,7 @@ def learn(definition: Definition, trials: Sequence[Trial], earlier: Knowledge | 
             definition.prior,
             fidelity=definition.fidelity,
             apart=definition.apart,
+            target=definition.towards,
             linear=definition.in_unit,
             choice=definition.model,
             earlier=definition.earlier,

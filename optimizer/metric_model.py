@@ -159,7 +159,7 @@ def _decide(results: Results, sign: float, prior: Prior, choice: ModelChoice, li
     if choice.warping and results.ordered:
         found = fit_warped(part, prior, found, results.ordered)
     if results.compares_fidelities:
-        found = fit_additive(part, prior, found, results.apart)
+        found = fit_additive(part, prior, found, results.apart, results.target)
     if results.observations.sum() <= SUBSET:
         return Decided(headroom, found.hyperparameters, () if rho is None else tuple(rho))
     data = results.part(sign, REFINED).on(scale)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.linalg import get_lapack_funcs
 
-from .additive import AdditiveKernel, Shares
+from .additive import AdditiveKernel, Growth, Shares
 from .kernel import VALUE, Kernel, Sites
 from .warping import Warp
 
@@ -41,7 +41,8 @@ class Hyperparameters:
 
     ``slope_noise`` is the noise variance of observed derivatives, in units of their mean square in the same column;
     ``warp`` the learned change of the axes. ``apart`` says which columns are fidelities that have effects of their own,
-    and ``shares`` how the signal is made of them (`AdditiveKernel`); None: it is not.
+    ``shares`` how the signal is made of them (`AdditiveKernel`; None: it is not) and ``growth`` how it grows towards
+    their target.
     """
 
     lengthscales: Float64[np.ndarray, " g"]
@@ -52,13 +53,14 @@ class Hyperparameters:
     warp: Warp | None = None
     apart: tuple[bool, ...] = ()
     shares: Shares | None = None
+    growth: Growth | None = None
 
     def kernel(self, groups: Int64[np.ndarray, " d"]) -> Kernel:
         """The kernel over columns of these groups."""
         inverse = (1.0 / self.lengthscales)[groups]
         if self.shares is None:
             return Kernel(self.signal, inverse, self.warp)
-        return AdditiveKernel(self.signal, inverse, self.warp, self.apart, self.shares)
+        return AdditiveKernel(self.signal, inverse, self.warp, self.apart, self.shares, self.growth)
 
 
 @dataclass(frozen=True)

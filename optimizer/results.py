@@ -24,7 +24,7 @@ class Results:
 
     ``slopes`` holds partial derivatives of the values in the columns of the cube, NaN where not measured (None: none
     was). ``ordered`` are the columns whose axes may be warped, ``trials`` the numbers of the trials. ``apart`` says
-    which columns are fidelities, with an effect of their own.
+    which columns are fidelities, with an effect of their own, and ``target`` where these count (None: in many places).
     """
 
     X: Float64[np.ndarray, "n d"]
@@ -35,6 +35,7 @@ class Results:
     ordered: tuple[int, ...] = ()
     slopes: Float64[np.ndarray, "n d"] | None = None
     apart: tuple[bool, ...] = ()
+    target: tuple[float, ...] | None = None
 
     @classmethod
     def of(cls, space: Space, trials: Sequence[Trial], metric: str, noise: Noise) -> Results:
@@ -67,7 +68,11 @@ class Results:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Results):
             return False
-        return (self._key, self.ordered, self.apart) == (other._key, other.ordered, other.apart)
+        return (self._key, *self._roles) == (other._key, *other._roles)
+
+    @property
+    def _roles(self) -> tuple[tuple[float, ...] | None, ...]:
+        return self.ordered, self.apart, self.target
 
     def __len__(self) -> int:
         return len(self.values)

@@ -64,14 +64,15 @@ def fit_surrogate(
     *,
     fidelity: Fidelity | None = None,
     apart: tuple[bool, ...] = (),
+    target: tuple[float, ...] | None = None,
     linear: bool = False,
     choice: ModelChoice | None = None,
     earlier: Sequence[Earlier] = (),
 ) -> Surrogate:
     """Models of everything the trials measured, the objective's on a ``linear`` scale or the likeliest one.
 
-    ``choice`` says how the objectives are modelled, ``apart`` which columns may have an effect of their own on them;
-    ``earlier`` studies say what they believe of every metric.
+    ``choice`` says how the objectives are modelled, ``apart`` which columns may have an effect of their own on them,
+    towards the row ``target``; ``earlier`` studies say what they believe of every metric.
 
     Raises FitError when an objective cannot be modelled.
     """
@@ -80,7 +81,7 @@ def fit_surrogate(
     objectives: list[MetricModel] = []
     fallbacks: tuple[str, ...] = ()
     for o in goal.objectives:
-        results = replace(Results.of(space, trials, o.metric, noise), apart=apart)
+        results = replace(Results.of(space, trials, o.metric, noise), apart=apart, target=target)
         model, steps = fit_metric(results, o.sign, prior, choice, linear=linear)
         model = inform(model, results, o.sign, prior, beliefs(earlier, o.metric, o.sign), linear=linear)
         objectives.append(model)

@@ -70,7 +70,8 @@ class Paths:
         return self._v.shape[1]
 
     def _prior(self, X: Batch) -> Float64[np.ndarray, "m s"]:
-        return np.sum([part.values(X) for part in self._parts], axis=0)
+        sizes = self._gp.kernel.sizes(X)
+        return np.sum([size[:, None] * part.values(X) for size, part in zip(sizes, self._parts, strict=True)], axis=0)
 
     def _prior_at_data(self) -> Float64[np.ndarray, "t s"]:
         """What was observed, of the prior draws: their values, and derivatives where those were."""
@@ -93,9 +94,10 @@ class Paths:
             cross = gp.sites.cross(X)
             value = gp.hyperparameters.mean + cross.k @ v
             gradient = cross.pull(np.broadcast_to(v, cross.k.shape))
-            for part in self._parts:
+            for part, size, slope in zip(self._parts, gp.kernel.sizes(X), gp.kernel.log_slopes(X), strict=True):
                 prior, d_prior = part.along(i, X)
-                value, gradient = value + prior, gradient + d_prior
+                value = value + size * prior
+                gradient = gradient + size[:, None] * (d_prior + prior[:, None] * slope)
             return value, gradient
 
         return draw

@@ -7,6 +7,7 @@ Warped axes and sums of kernels are written as modules, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from gpytorch.means import ConstantMean, Mean
 from gpytorch.settings import min_fixed_noise
 from torch import Tensor
 
+from .additive import AdditiveKernel
 from .kernel import SQRT5, Sites
+from .kernel import Kernel as OurKernel
 from .models import NOISE_FLOOR, GaussianProcess
 from .warping import INSET
 
@@ -57,12 +60,20 @@ class _Slopes:
         K = gp.kernel.sites(gp.data.X, row, column).covariance() + np.diag(gp.noise[len(gp.data.y) :])
         self.L = torch.from_numpy(np.linalg.cholesky(K))
         self.weights = torch.cholesky_solve(torch.from_numpy(values)[:, None], self.L)[:, 0]
-        self.signal = gp.kernel.signal
         self._parts = [_Part(Sites(part, gp.data.X, row, column)) for part in gp.kernel.parts]
+        self._growth = _growth(gp.kernel)
 
     def prior(self, X: Tensor, Z: Tensor) -> Tensor:
         """The covariances of the values at rows with one another before any derivative."""
-        return torch.stack([part.values(X, Z) for part in self._parts]).sum(0)
+        k = torch.stack([part.values(X, Z) for part in self._parts])
+        if self._growth is not None:
+            k = k * (self._growth(X)[..., :, None] * self._growth(Z)[..., None, :])
+        return k.sum(0)
+
+    def variance(self, X: Tensor) -> Tensor:
+        """The variances of the values at rows before any derivative."""
+        signals = torch.stack([torch.full(X.shape[:-1], part.signal, dtype=X.dtype) for part in self._parts])
+        return (signals if self._growth is None else signals * self._growth(X).square()).sum(0)
 
     def half(self, X: Tensor) -> Tensor:
         """L^-1 times the covariances of the derivatives with the values at rows."""
@@ -70,12 +81,26 @@ class _Slopes:
         return torch.linalg.solve_triangular(self.L, k, upper=False)
 
 
+def _growth(kernel: OurKernel) -> Callable[[Tensor], Tensor] | None:
+    """The sizes of the kernel's parts at rows, part by part; None where they are 1."""
+    if not isinstance(kernel, AdditiveKernel) or kernel.growth is None:
+        return None
+    rate, columns = kernel.growth.rate, torch.from_numpy(kernel.columns)
+    target = torch.tensor(kernel.growth.target, dtype=torch.float64)
+
+    def sizes(X: Tensor) -> Tensor:
+        size = torch.exp(-rate * ((X - target).abs() * columns).sum(-1))
+        return torch.stack([size, torch.ones_like(size), size])
+
+    return sizes
+
+
 class _Part:
     """A Matern kernel's covariances of values with values and with derivatives."""
 
     def __init__(self, sites: Sites) -> None:
         kernel = sites.kernel
-        self._signal, self._inverse_lengthscales = kernel.signal, torch.from_numpy(kernel.inverse_lengthscales)
+        self.signal, self._inverse_lengthscales = kernel.signal, torch.from_numpy(kernel.inverse_lengthscales)
         self._warp = None if kernel.warp is None else (torch.from_numpy(kernel.warp.a), torch.from_numpy(kernel.warp.b))
         self._U, self._column = torch.from_numpy(sites.scaled)[sites.row], torch.from_numpy(sites.column)
         self._J = torch.from_numpy(sites.slopes.J)
@@ -90,13 +115,13 @@ class _Part:
 
     def values(self, X: Tensor, Z: Tensor) -> Tensor:
         r = SQRT5 * _distance(self._scaled(X), self._scaled(Z))
-        return self._signal * (1.0 + r + r * r / 3.0) * torch.exp(-r)
+        return self.signal * (1.0 + r + r * r / 3.0) * torch.exp(-r)
 
     def slopes(self, X: Tensor) -> Tensor:
         U = self._scaled(X)
         r = SQRT5 * _distance(self._U, U)
         differences = self._u[:, None] - U.transpose(-1, -2)[..., self._column, :]
-        return -(5.0 / 3.0) * self._signal * self._J[:, None] * (1.0 + r) * torch.exp(-r) * differences
+        return -(5.0 / 3.0) * self.signal * self._J[:, None] * (1.0 + r) * torch.exp(-r) * differences
 
 
 class _GivenSlopes(Kernel):
@@ -111,7 +136,7 @@ class _GivenSlopes(Kernel):
     ) -> Tensor:
         s = self._slopes
         if diag:
-            return s.signal - s.half(x1).square().sum(-2) if x1 is x2 else self._pairs(x1, x2)
+            return s.variance(x1) - s.half(x1).square().sum(-2) if x1 is x2 else self._pairs(x1, x2)
         return s.prior(x1, x2) - s.half(x1).transpose(-1, -2) @ s.half(x2)
 
     def _pairs(self, x1: Tensor, x2: Tensor) -> Tensor:

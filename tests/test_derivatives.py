@@ -13,7 +13,7 @@ from scipy.optimize import approx_fprime
 
 from suffice.optimizer import Categorical, Float, Int, InvalidInput, Measurement, Space, Study
 from suffice.optimizer.acquisition import Draws, NoisyExpectedImprovement, normal_draws, posterior_with_gradient
-from suffice.optimizer.additive import Shares
+from suffice.optimizer.additive import Growth, Shares
 from suffice.optimizer.bounds import hallucinated
 from suffice.optimizer.fitting import Free, Prior, fit, negative_log_posterior
 from suffice.optimizer.models import Data, GaussianProcess, Gradients, Hyperparameters
@@ -158,8 +158,9 @@ def test_the_posterior_is_that_of_the_joint_normal_distribution_and_botorchs(
     [
         replace(HYPER, warp=Warp(np.array([0.7, 1.0]), np.array([1.4, 1.0]))),
         replace(HYPER, apart=(False, True), shares=(0.3, 0.6, 0.1)),
+        replace(HYPER, apart=(False, True), shares=(0.3, 0.6, 0.1), growth=Growth((0.0, 0.8), 1.5)),
     ],
-    ids=["warp", "sum"],
+    ids=["warp", "sum", "grown"],
 )
 def test_a_warp_or_a_sum_alone_is_handed_to_botorch(h: Hyperparameters) -> None:
     d = replace(data(), gradients=None)

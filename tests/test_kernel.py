@@ -10,7 +10,7 @@ import pytest
 import torch
 from gpytorch.kernels import Matern52KernelGrad, MaternKernel
 
-from suffice.optimizer.additive import AdditiveKernel
+from suffice.optimizer.additive import AdditiveKernel, Growth
 from suffice.optimizer.kernel import VALUE, Kernel
 from suffice.optimizer.warping import Warp
 
@@ -24,6 +24,8 @@ KERNELS = [
     Kernel(1.7, 1 / LENGTHSCALES, WARP),
     AdditiveKernel(1.7, 1 / LENGTHSCALES, WARP, (False, True, False), (0.5, 0.3, 0.2)),
 ]
+GROWN = AdditiveKernel(1.7, 1 / LENGTHSCALES, WARP, (False, True, False), (0.5, 0.3, 0.2), Growth((0.0, 0.7, 0.0), 1.5))
+OF_DESIGNS = COLUMN != 1  # with growth, derivatives are those in the columns of designs
 
 
 def test_values_and_all_gradients_are_gpytorchs() -> None:
@@ -44,6 +46,56 @@ def test_a_sum_of_kernels_is_gpytorchs() -> None:
     kernel = AdditiveKernel(1.7, 1 / LENGTHSCALES, None, (False, True, False), (0.5, 0.3, 0.2))
     np.testing.assert_allclose(kernel.covariance(X, A), expected, atol=1e-7)
     np.testing.assert_allclose(kernel.variance(X), np.diag(kernel.covariance(X, X)))
+
+
+def test_designs_differ_the_less_the_farther_from_the_target() -> None:
+    """f = a(s) (g(x) + delta(x, s)) + h(s), with a = exp(-rate |s - target|)."""
+    A = np.random.default_rng(1).random((5, 3))
+    plain = [
+        AdditiveKernel(1.7, 1 / LENGTHSCALES, WARP, GROWN.apart, shares) for shares in ((0.5, 0, 0.2), (0, 0.3, 0))
+    ]
+    a, b = np.exp(-1.5 * np.abs(X[:, 1] - 0.7)), np.exp(-1.5 * np.abs(A[:, 1] - 0.7))
+    expected = np.outer(a, b) * plain[0].covariance(X, A) + plain[1].covariance(X, A)
+    np.testing.assert_allclose(GROWN.covariance(X, A), expected)
+    np.testing.assert_allclose(GROWN.sites(X).cross(A).k, expected.T)
+    np.testing.assert_allclose(GROWN.variance(X), np.diag(GROWN.covariance(X, X)))
+    np.testing.assert_allclose(GROWN.sites(X).variance, GROWN.variance(X))
+    weights = np.random.default_rng(2).standard_normal(5)
+    numeric = np.zeros_like(A)
+    for c in range(3):
+        step = H * np.eye(3)[c]
+        numeric[:, c] = weights * (GROWN.variance(A + step) - GROWN.variance(A - step)) / (2 * H)
+    np.testing.assert_allclose(GROWN.pull_variance(weights, A), numeric, atol=1e-8)
+
+
+def test_derivatives_of_what_grows() -> None:
+    rng, row, column = np.random.default_rng(1), ROW[OF_DESIGNS], COLUMN[OF_DESIGNS]
+    sites, A = GROWN.sites(X, row, column), rng.random((5, 3))
+    K, k, weights = sites.covariance(), sites.cross(A).k, rng.standard_normal((5, len(row)))
+    for t in np.flatnonzero(column != VALUE):
+        step = H * np.eye(3)[column[t]]
+        up, down = X[row[t]][None] + step, X[row[t]][None] - step
+        numeric = (GROWN.covariance(A, up) - GROWN.covariance(A, down))[:, 0] / (2 * H)
+        np.testing.assert_allclose(k[:, t], numeric, atol=1e-7)
+    np.testing.assert_allclose(sites.between(sites), K, atol=1e-6)
+    assert np.linalg.eigvalsh(K).min() > 0
+    numeric = np.zeros_like(A)
+    for c in range(3):
+        step = H * np.eye(3)[c]
+        numeric[:, c] = (weights * (sites.cross(A + step).k - sites.cross(A - step).k)).sum(1) / (2 * H)
+    np.testing.assert_allclose(sites.cross(A).pull(weights), numeric, atol=1e-6)
+
+    W = rng.standard_normal((len(row), len(row)))
+    W += W.T
+
+    def value(log_lengthscales: np.ndarray) -> float:
+        moved = replace(GROWN, inverse_lengthscales=np.exp(-log_lengthscales))
+        return 0.5 * float((W * moved.sites(X, row, column).covariance()).sum())
+
+    d_scaled, d_log_J = sites.among().pull(W)
+    theta = np.log(LENGTHSCALES)
+    numeric = np.array([(value(theta + s) - value(theta - s)) / (2 * H) for s in H * np.eye(3)])
+    np.testing.assert_allclose(-(d_scaled * sites.scaled + d_log_J).sum(0), numeric, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

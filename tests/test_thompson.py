@@ -10,6 +10,7 @@ import pytest
 
 from suffice.optimizer import Float, Int, Space, Study
 from suffice.optimizer.acquisition import LogFeasibility, Situation, Sum
+from suffice.optimizer.additive import Growth
 from suffice.optimizer.methods import METHODS
 from suffice.optimizer.models import Data, GaussianProcess, Hyperparameters
 from suffice.optimizer.thompson import Paths, thompson
@@ -34,12 +35,18 @@ def draw(gp: GaussianProcess, seed: int, *, count: int = 1, features: int = 64) 
     return Paths(gp, count=count, features=features, rng=np.random.default_rng(seed))
 
 
-def additive(noise: float) -> GaussianProcess:
+def additive(noise: float, growth: Growth | None = None) -> GaussianProcess:
     gp = process(noise)
-    return GaussianProcess(gp.data, replace(gp.hyperparameters, apart=(False, True), shares=(0.3, 0.6, 0.1)))
+    h = replace(gp.hyperparameters, apart=(False, True), shares=(0.3, 0.6, 0.1), growth=growth)
+    return GaussianProcess(gp.data, h)
 
 
-@pytest.mark.parametrize("gp", [process(1e-6), process(0.05), additive(0.05)], ids=["exact", "noisy", "sum"])
+GROWTH = Growth((0.0, 0.8), 1.5)
+
+
+@pytest.mark.parametrize(
+    "gp", [process(1e-6), process(0.05), additive(0.05), additive(0.05, GROWTH)], ids=["exact", "noisy", "sum", "grown"]
+)
 def test_draws_have_the_posterior_mean_and_covariance(gp: GaussianProcess) -> None:
     mean, covariance = gp.joint(X_TEST)
     F = np.array([draw(gp, seed)(X_TEST)[:, 0] for seed in range(2000)])
@@ -65,7 +72,9 @@ def test_draws_go_through_exact_data() -> None:
     np.testing.assert_allclose(values, np.repeat(gp.data.y[:, None], 20, axis=1), atol=1e-3)
 
 
-@pytest.mark.parametrize("gp", [process(0.01), additive(0.01)], ids=["one kernel", "sum"])
+@pytest.mark.parametrize(
+    "gp", [process(0.01), additive(0.01), additive(0.01, GROWTH)], ids=["one kernel", "sum", "grown"]
+)
 def test_gradients(gp: GaussianProcess) -> None:
     paths = draw(gp, 0, count=3)
     for acquisition in (paths.along(2), thompson(situation(gp), features=64)):
