@@ -1,20 +1,16 @@
-"""The service: `create_app` puts its parts together, `serve` runs it."""
+"""The service: `create_app` puts its parts together; `server.py` runs it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import sys
-import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client.core import Metric
@@ -22,8 +18,7 @@ from starlette.routing import Match, Route
 
 from suffice.optimizer import InvalidInput
 
-from . import calibration_routes, errors, events, images, key_routes, logs, quick, samplings, studies, trials
-from .access import NEEDS, PUBLIC
+from . import calibration_routes, document, errors, events, images, key_routes, quick, samplings, studies, trials
 from .calibrating import Fitting
 from .calibration_store import CalibrationStore
 from .dashboard import pages, sampling_routes
@@ -33,7 +28,7 @@ from .database import Database, migrate
 from .definitions import Definitions
 from .deps import Parts, PartsDep, Router, allowed
 from .engine import Engine
-from .front import Front, loopback
+from .front import Front
 from .group_commit import GroupCommit
 from .keys import KeyRing, KeyStore
 from .leases import Leases
@@ -44,7 +39,7 @@ from .sampling_store import SamplingStore
 from .settings import Settings
 from .store import Store, now
 from .tracing import telemetry, traced
-from .wire import Health, ProblemOut
+from .wire import Health
 from .workers import WORKER, Hire, processes
 
 if TYPE_CHECKING:
@@ -88,7 +83,7 @@ def create_app(
     )
     metrics.watch(lambda: _readings(parts))
 
-    gateway = _gateway(settings)
+    gateway = gateway_of(settings)
     if gateway is not None and gateway.config.calibrations is None:
         _share(calibrations, gateway)
 
@@ -149,7 +144,7 @@ def create_app(
     if gateway is not None:
         app.router.routes += [GatewayRoute(path, gateway) for path in GATEWAY_PATHS]
     errors.install(app)
-    _describe_problems(app)
+    document.install(app)
     return app
 
 
@@ -166,7 +161,7 @@ def _hire(settings: Settings, database: Database, worker: Sequence[str]) -> Hire
     return on_ray(settings.database, settings.ray_address)
 
 
-def _gateway(settings: Settings) -> Gateway | None:
+def gateway_of(settings: Settings) -> Gateway | None:
     """The gateway, where the settings have upstreams for one. Raises InvalidInput."""
     if settings.gateway_config is None and settings.upstream is None:
         if settings.verifier is not None:
@@ -256,147 +251,3 @@ async def _sweep(parts: Parts) -> None:
                 parts.engine.wake(study_id)
         except Exception:  # a full disk, a lost connection: it may work the next time
             log.exception("expired leases could not be swept")
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Put the shape of problems into the OpenAPI document, and take out what FastAPI says errors look like."""
-    original = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = original()
-        schemas = document["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        for path, operations in document["paths"].items():
-            for method, operation in operations.items():
-                if "application/json" in operation["responses"].get("422", {}).get("content", {}):
-                    del operation["responses"]["422"]
-                _describe_access(f"{method.upper()} {path}", operation)
-        problem = ProblemOut.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(problem.pop("$defs", {}))
-        schemas["ProblemOut"] = problem
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _describe_access(route: str, operation: dict[str, Any]) -> None:
-    """The role that a route takes, and what any route may answer besides."""
-    statuses = (403, 413) if route in PUBLIC else (401, 403, 413, 429)
-    body, given = "requestBody" in operation, operation.get("parameters")
-    more = (400, 422) if body else (422,) if given else ()
-    for status, answer in errors.problems(*more, *statuses, 503).items():
-        operation["responses"].setdefault(str(status), answer)
-    if route not in PUBLIC:
-        operation["security"] = [{"key": []}]
-        operation["x-suffice-role"] = NEEDS.get(route, "admin")
-
-
-# --- running it -------------------------------------------------------------------------------------------------------
-
-
-def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
-    """Run the service until it is told to stop. Prints its address, and a line when it is ready.
-
-    ``worker`` starts an engine worker. Raises InvalidInput for an address that others reach, while there are no keys.
-    """
-    logs.configure(settings)
-    app = create_app(settings, worker=worker)
-    ring: KeyRing = app.state.parts.keys
-    migrate(ring.store.database)
-    _check_exposure(settings, ring)
-    _run(app, settings)
-
-
-def serve_gateway(settings: Settings) -> None:
-    """Run the gateway alone, in the same way. Raises InvalidInput where it has no upstream."""
-    gateway = _gateway(settings)
-    if gateway is None:
-        raise InvalidInput("upstream", "the address of an inference server", None)
-    logs.configure(settings)
-    ring: KeyRing | None = None
-    if "database" in settings.model_fields_set:  # the gateway keeps nothing else there
-        ring = KeyRing(KeyStore(Database(settings.database)))
-        migrate(ring.store.database)
-    _check_exposure(settings, ring)
-    _run(_before(gateway, ring, settings), settings)
-
-
-def _before(gateway: Gateway, ring: KeyRing | None, settings: Settings) -> Front:
-    return Front(
-        gateway,
-        ring,
-        Metrics(),
-        trusted=settings.allow_unauthenticated,
-        spending=None if ring is None else Spending(ring.store),
-        is_gateways=lambda path: path not in ("/healthz", "/readyz"),
-        open_metrics=settings.open_metrics,
-    )
-
-
-def _check_exposure(settings: Settings, ring: KeyRing | None) -> None:
-    """Without keys only this machine may reach the service, unless told so in as many words."""
-    wanted = ring is not None and ring.look_whether_wanted()
-    if not (wanted or settings.allow_unauthenticated or loopback(settings.host)):
-        expected = "a loopback address while there are no keys (suffice keys create), or --allow-unauthenticated"
-        raise InvalidInput("host", expected, settings.host)
-
-
-def _run(app: FastAPI | Front, settings: Settings) -> None:
-    listener = _listen(settings)
-    with suppress(KeyboardInterrupt):
-        Server(app, lambda: _say("ready"), settings).run(sockets=[listener])
-
-
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio turns Nagle's delay (40 ms an answer) off only where the protocol is named.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        sys.exit(f"suffice: cannot listen on {settings.host}:{settings.port}: {error.strerror}")
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    _say(f"http://{host}:{listener.getsockname()[1]}")
-    return listener
-
-
-class Server(uvicorn.Server):
-    """Uvicorn, saying when it is ready, and letting go of those who wait when it stops."""
-
-    def __init__(self, app: FastAPI | Front, on_ready: Callable[[], object], settings: Settings | None = None) -> None:
-        self._settings = settings or Settings()
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,  # `logs.configure` has done it
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=self._settings.stop_seconds,
-            )
-        )
-        logging.getLogger("uvicorn.access").disabled = True  # it would log queries; --log-requests has lines of its own
-        self._app = app if isinstance(app, FastAPI) else None
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            self._on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain: say so to whoever asks whether it is ready, go on for a while, then end what is under way."""
-        if self._app is not None:
-            self._app.state.stopping = True
-            until = time.monotonic() + self._settings.drain_seconds
-            while time.monotonic() < until and not self.force_exit:
-                await asyncio.sleep(0.1)
-            self._app.state.parts.engine.close()
-        await super().shutdown(sockets)
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

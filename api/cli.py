@@ -109,8 +109,8 @@ def serve(args: argparse.Namespace) -> int:
 
         from suffice.optimizer import InvalidInput
 
-        from .app import serve as serve_app
-        from .app import serve_gateway
+        from .server import serve as serve_app
+        from .server import serve_gateway
         from .settings import Settings
     except ModuleNotFoundError as error:
         print(f"suffice: the service needs {error.name}: pip install 'suffice[server]'", file=sys.stderr)

@@ -56,7 +56,7 @@ worker.main()
 """
 SERVICE = f"""
 import sys
-from suffice.api.app import serve
+from suffice.api.server import serve
 from suffice.api.settings import Settings
 
 settings = Settings(port=int(sys.argv[1]), database=sys.argv[2], sweep_seconds=0.5, log_level="error")

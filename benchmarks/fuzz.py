@@ -70,6 +70,8 @@ CONFIG = """
 expected-statuses = ["1xx", "2xx", "3xx", "4xx", "503"]
 """
 WAIT = 0.02  # seconds, for the engine
+PATIENT = 3.0  # for half of the asks: there has to be a trial to go on with
+LIVES = r"^/v1/studies(/\{name\}(/(ask|best|predict|trials.*))?)?$"  # where the longest chains of links are
 
 
 def main() -> int:
@@ -84,36 +86,41 @@ def main() -> int:
     sent, failed, seed = 0, 0, args.seed
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder), args.workers) as (url, secret, ids):
         while sent < args.cases:
-            code, count = fuzz(Path(folder), url, secret, ids, args.phases, args.examples, seed)
-            sent, failed, seed = sent + count, failed or code, seed + 1
-            print(f"round {seed - args.seed}: {count} requests, {sent} in all, exit status {code}", flush=True)
-            if failed or not count:
-                return failed or 1
+            for phases, paths in ((args.phases, "."), ("stateful", LIVES)):
+                code, count = fuzz(Path(folder), url, secret, ids, phases, paths, args.examples, seed)
+                sent, failed, seed = sent + count, failed or code, seed + 1
+                print(f"run {seed - args.seed}: {count} requests, {sent} in all, exit status {code}", flush=True)
+                if failed or not count:
+                    return failed or 1
     return 0
 
 
 def fuzz(
-    folder: Path, url: str, secret: str, ids: dict[str, str], phases: str, examples: int, seed: int
+    folder: Path, url: str, secret: str, ids: dict[str, str], phases: str, paths: str, examples: int, seed: int
 ) -> tuple[int, int]:
-    """One round: schemathesis' exit status, and how many requests it sent."""
+    """One run over the operations at ``paths``: schemathesis' exit status, and how many requests it sent."""
     config, report = folder / "schemathesis.toml", folder / f"report-{seed}.ndjson"
     config.write_text(CONFIG)
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": "benchmarks.fuzz", "FUZZ": json.dumps(ids)}
+    options = {
+        "phases": phases,
+        "include-path-regex": paths,
+        "exclude-path": f"{STUDY}/events",
+        "header": f"Authorization: Bearer {secret}",
+        "checks": CHECKS,
+        "max-examples": str(examples),
+        "seed": str(seed),
+        "suppress-health-check": "all",
+        "request-timeout": "60",
+        "generation-database": "none",
+        "report": "ndjson",
+        "report-ndjson-path": str(report),
+        "warnings": "off",
+    }
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run", f"{url}/openapi.json"),
-        *("--header", f"Authorization: Bearer {secret}", "--checks", CHECKS, "--max-examples", str(examples)),
-        *(
-            "--phases",
-            phases,
-            "--seed",
-            str(seed),
-            "--exclude-path",
-            f"{STUDY}/events",
-            "--continue-on-failure",
-            "--no-shrink",
-        ),
-        *("--suppress-health-check", "all", "--request-timeout", "60", "--generation-database", "none"),
-        *("--report", "ndjson", "--report-ndjson-path", str(report), "--warnings", "off", "--no-color"),
+        *(word for name, value in options.items() for word in (f"--{name}", value)),
+        *("--continue-on-failure", "--no-shrink", "--no-color"),
     ]
     done = subprocess.run(command, cwd=ROOT, env=environment)
     return done.returncode, sum(line.count('"status_code":') for line in report.open())
@@ -190,7 +197,8 @@ if "FUZZ" in os.environ:
                 body["name"] = f"study{pick.randrange(10**6)}"
         waits = re.search(r"studies.*/(ask|predict|best|pareto|advice|slices|contour)$", operation)
         if waits and isinstance(body, dict) and _long(body.get("max_wait_s", 30)):
-            body = {**body, "max_wait_s": WAIT}
+            patient = waits[1] == "ask" and pick.random() < 0.5
+            body = {**body, "max_wait_s": PATIENT if patient else WAIT}
         return body
 
     def _long(seconds: Any) -> bool:

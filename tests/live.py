@@ -18,10 +18,11 @@ import httpx
 from fastapi import FastAPI
 from sqlmodel import select
 
-from suffice.api.app import Server, create_app
+from suffice.api.app import create_app
 from suffice.api.batches import Given
 from suffice.api.database import Database, migrate
 from suffice.api.leases import Leases
+from suffice.api.server import Server
 from suffice.api.settings import Settings
 from suffice.api.store import Store
 from suffice.api.tables import StudyRow, TrialRow, key_of, spent

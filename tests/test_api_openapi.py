@@ -49,6 +49,42 @@ def test_every_reference_leads_somewhere(openapi: dict[str, Any]):
     assert names == set(openapi["components"]["schemas"])
 
 
+def test_links_lead_from_what_an_answer_holds_to_what_a_request_wants(openapi: dict[str, Any]):
+    operations = {op["operationId"]: op for methods in openapi["paths"].values() for op in methods.values()}
+    count = 0
+    for source in operations.values():
+        for answer in source["responses"].values():
+            for link in answer.get("links", {}).values():
+                target = operations[link["operationId"]]
+                wanted = {p["name"] for p in target.get("parameters", []) if p["in"] == "path"}
+                assert set(link["parameters"]) == wanted
+                schema = answer["content"]["application/json"]["schema"]
+                for value in json_strings([link["parameters"], link.get("requestBody")]):
+                    place, _, pointer = value.partition("#/")
+                    if place == "$response.body" and pointer:
+                        resolve(openapi, schema, pointer.split("/"))
+                    elif value.startswith("$request.path."):
+                        assert value.rpartition(".")[2] in {p["name"] for p in source["parameters"]}
+                count += 1
+    assert count > 30
+
+
+def json_strings(value: Any) -> list[str]:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [value] if isinstance(value, str) else [text for part in inside for text in json_strings(part)]
+
+
+def resolve(openapi: dict[str, Any], schema: dict[str, Any], pointer: list[str]) -> None:
+    """Raises StopIteration or KeyError where an answer of this schema has nothing at the pointer."""
+    if "anyOf" in schema:
+        schema = next(one for one in schema["anyOf"] if one.get("type") != "null")
+    if "$ref" in schema:
+        return resolve(openapi, openapi["components"]["schemas"][schema["$ref"].rpartition("/")[2]], pointer)
+    if pointer:
+        part, *rest = pointer
+        return resolve(openapi, schema["items"] if part.isdigit() else schema["properties"][part], rest)
+
+
 if __name__ == "__main__":
     import tempfile
 

@@ -20,7 +20,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
 
-from suffice.api.app import Server, create_app
+from suffice.api.app import create_app
+from suffice.api.server import Server
 from suffice.api.settings import Settings
 from suffice.api.wire import Report, StudyExport, TrialAdd
 from suffice.optimizer import InvalidInput
