@@ -3,6 +3,7 @@
 Needs Chromium (`apt-get install chromium`); `.ci/run` installs it.
 """
 
+import base64
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live import Service, serving
+from live import BRANIN, Service, serving
 
 from suffice.api.access_wire import KeyCreate
 
@@ -22,6 +23,9 @@ pytestmark = [
 ]
 expect = sync_api.expect
 EVIL = "<img src=x onerror='window.stolen=1'>"
+DOT = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)  # one pixel, as PNG
 SERIOUS = {"serious", "critical"}
 PATIENCE = 30_000  # ms
 
@@ -104,6 +108,11 @@ def fill(service: Service) -> None:
     two = [{"metric": "loss"}, {"metric": "heat", "direction": "maximize"}]
     both = service.study("both", objectives=two, outcome_constraints=["size <= 12"])
     add(service, both, [(p, {"loss": float(v), "heat": p["x1"] + 0.0, "size": p["x2"] + 0.0}) for p, v in bowl])
+    site = {"name": "site", "type": "categorical", "choices": ["north", "south"]}
+    sites = service.study("sites", parameters=[*BRANIN["parameters"], site], context=["site"])
+    add(service, sites, [({**p, "site": "south" if p["x1"] > 0 else "north"}, {"loss": float(v)}) for p, v in bowl])
+    service.http.put(f"{sites}/trials/3/images/dot.png", content=DOT).raise_for_status()
+    service.study("empty")
     choices = {"name": "x", "type": "categorical", "choices": [EVIL, "plain"]}
     evil = service.study("evil", parameters=[choices], metadata={EVIL: EVIL})
     add(service, evil, [({"x": EVIL}, {"loss": 1.0}), ({"x": "plain"}, {"loss": 2.0})])
@@ -196,6 +205,54 @@ def test_what_the_model_believes_is_drawn(visitor: Visitor):
     expect(page.get_by_text("through trial 3 (x1 4")).to_be_visible()
 
 
+def test_what_to_use_is_said_for_the_chosen_context(visitor: Visitor):
+    page = visitor.page
+    visitor.go("/studies/sites")
+    tile = page.locator(".tile").first
+    for site in ("north", "south"):
+        page.get_by_role("combobox", name="site", exact=True).select_option(site)
+        expect(tile).to_contain_text(f"Recommended at site {site}")
+    expect(page.locator(".tile", has_text="What to do next")).to_contain_text("expected to gain")
+
+
+def test_several_objectives_have_a_front_and_its_growth(visitor: Visitor):
+    visitor.go("/studies/both")
+    expect(visitor.page.get_by_role("img", name="Pareto front.")).to_be_visible()
+    expect(
+        visitor.page.get_by_role("img", name="How far the front has come. The dominated volume grew")
+    ).to_be_visible()
+
+
+def test_images_are_shown_with_their_trials(visitor: Visitor):
+    page = visitor.page
+    visitor.go("/studies/sites")
+    for alt in ("dot.png of trial 3", "dot.png"):
+        image = page.get_by_role("img", name=alt)
+        expect(image).to_have_js_property("naturalWidth", 1)
+        if "trial" in alt:
+            image.click()
+            expect(page.get_by_role("heading", name="Trial 3", level=1)).to_be_visible()
+
+
+def test_an_empty_study_says_what_to_do(visitor: Visitor, service: Service):
+    page = visitor.page
+    visitor.go("/studies/empty")
+    expect(page.get_by_text(f'with Client("{service.url}") as client:')).to_be_visible()
+    expect(page.get_by_role("heading", name="Which parameters matter")).to_be_hidden()
+
+
+def test_ranges_are_chosen_by_keyboard(visitor: Visitor):
+    page = visitor.page
+    visitor.go("/studies/bowl")
+    page.get_by_text("Choose ranges", exact=True).press("Enter")
+    page.get_by_label("x1 to").fill("-2")
+    page.get_by_label("x1 to").press("Enter")
+    expect(page.get_by_text("6 of 14 trials pass: x1 between")).to_be_visible()
+    page.get_by_role("button", name="Clear the selection").press("Enter")
+    expect(page.get_by_label("x1 to")).to_have_value("")
+    expect(page.get_by_text("14 trials; bright: better.")).to_be_visible()
+
+
 def test_pictures_can_be_taken_away_and_read_as_tables(visitor: Visitor, tmp_path: Path):
     page = visitor.page
     visitor.go("/studies/bowl")
@@ -232,9 +289,8 @@ def test_everything_is_reached_by_keyboard(visitor: Visitor):
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
-    page.locator("figure svg[role=img]").first.focus()
-    page.keyboard.press("ArrowRight")
+    expect(page.locator("#main")).to_be_focused()
+    page.locator("figure svg[role=img]").first.press("ArrowRight")
     expect(page.locator("figure").first.get_by_role("status")).to_contain_text("trial 0")
     page.keyboard.press("End")
     page.keyboard.press("Enter")
@@ -265,6 +321,22 @@ def test_a_decision_is_replayed_answer_by_answer(visitor: Visitor, service: Serv
     expect(replay.get_by_role("status").first).to_contain_text("Answer 1")
 
 
+def test_a_sampling_is_followed_without_reloading(visitor: Visitor, service: Service):
+    page = visitor.page
+    wanted = {"prompts": ["one"], "max_samples": 4, "metadata": {"labels": {"one": "42"}}}
+    made = service.call("POST", "/v1/samplings", wanted)["id"]
+    visitor.go(f"/samplings/{made}")
+    expect(page.get_by_text("1 open")).to_be_visible()
+    page.evaluate("window.same = true")
+    while draws := service.call("POST", f"/v1/samplings/{made}/ask", {})["draws"]:
+        told = [{"prompt": d["prompt"], "number": n, "answer": "42"} for d in draws for n in d["numbers"]]
+        service.call("POST", f"/v1/samplings/{made}/tell", {"answers": told})
+    expect(page.get_by_text("all decided")).to_be_visible()
+    expect(page.get_by_text("Of 1 labelled prompts 100 % were answered right")).to_be_visible()
+    expect(page.get_by_text("accuracy so far")).to_be_visible()
+    assert page.evaluate("window.same")
+
+
 LIGHT: dict[str, Any] = {"color_scheme": "light"}
 DARK_PHONE: dict[str, Any] = {"color_scheme": "dark", "viewport": {"width": 375, "height": 800}, "has_touch": True}
 
@@ -276,10 +348,11 @@ def test_every_page_is_without_a_complaint(browser: Any, service: Service, how: 
         page = visitor.page
         for path in (
             *("/", "/new", "/login", "/studies/bowl", "/studies/bowl/trials/3", "/studies/both"),
+            *("/studies/sites", "/studies/sites/trials/3", "/studies/empty"),
             *("/samplings", f"/samplings/{sampling(service)}", "/studies/evil/trials/0", "/studies/evil/trials/2"),
         ):
             visitor.go(path)
-            if path in ("/studies/bowl", "/studies/both"):
+            if path in ("/studies/bowl", "/studies/both", "/studies/sites"):
                 page.get_by_role("heading", name="Which parameters matter").scroll_into_view_if_needed()
                 expect(page.get_by_text("The model explains")).to_be_visible()
                 expect(page.get_by_role("img", name="Two parameters at once.")).to_be_visible()

@@ -317,7 +317,7 @@ function drawn(layer, x, y, frame) {
       break;
     }
     case "cells":
-      made.append(...cells(layer, x, y));
+      made.append(...cells(layer, x, y, frame));
   }
   return made;
 }
@@ -346,15 +346,16 @@ function band(xs, low, high) {
 
 /**
  * Cells around the values of both axes, row after row of y. Where values lie evenly, one picture that the browser smooths.
- * @param {Layer} layer @param {any} x @param {any} y
+ * @param {Layer} layer @param {any} x @param {any} y @param {any} frame
  */
-function cells(layer, x, y) {
+function cells(layer, x, y, frame) {
   const [across, up] = [(layer.x ?? []).map(x.at), (layer.y ?? []).map(y.at)];
   const [wide, high] = [even(across), even(up)];
   const [columns, rows] = [across.length, up.length];
   const fill = layer.fill ?? (() => null);
   if (wide && high && !x.step && !y.step) return [smooth(columns, rows, fill, Math.min(...across), Math.min(...up), wide, high)];
-  const [w, t] = [bounds(across, x.step), bounds(up, y.step)];
+  const within = (/** @type {number[][]} */ cells, /** @type {number} */ from, /** @type {number} */ to) => cells.map((ends) => ends.map((end) => Math.min(to, Math.max(from, end))));
+  const [w, t] = [within(bounds(across, x.step), frame.left, frame.right), within(bounds(up, y.step), frame.top, frame.bottom)];
   const edge = 0.4; // so that no seams are seen
   return t.flatMap(([y0, y1], j) => w.map(([x0, x1], i) => {
     const rgb = fill(j * columns + i);
@@ -395,7 +396,7 @@ function smooth(columns, rows, fill, left, top, wide, high) {
 /** A small picture of a layer for the legend. @param {Layer} layer */
 function key(layer) {
   const look = layer.look ?? "";
-  const inside = layer.kind === "dots" ? s("circle", { class: `dot ${look}`, cx: 10, cy: 6, r: 4 })
+  const inside = layer.kind === "dots" ? s("circle", { class: `dot ${look}`, cx: 10, cy: 6, r: Math.min(5.5, Math.max(2, layer.size ?? 4)) })
     : layer.kind === "band" ? s("rect", { class: `band ${look}`, width: 20, height: 12 })
     : s("line", { class: `${layer.kind === "error" ? "error" : layer.kind === "rule" ? "line dash" : "line"} ${look}`, x1: 0, x2: 20, y1: 6, y2: 6 });
   return s("svg", { viewBox: "0 0 20 12", "aria-hidden": "true" }, inside);

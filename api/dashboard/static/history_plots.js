@@ -25,6 +25,7 @@ export function progress(study, index) {
   function draw(overview) {
     last = overview;
     const p = overview.progress[index];
+    if (!p.total) all.hidden = log.hidden = true;
     if (!p.total) return figure.say(overview.running.length ? "The first result is on its way." : "There is no result yet.");
     const larger = p.direction === "maximize";
     const fence = limit(p.values, larger);
@@ -53,6 +54,32 @@ export function progress(study, index) {
     });
   }
   return { element: h("section", { class: "card" }, figure.element, h("div", { class: "row" }, log, all)), draw };
+}
+
+/** With several objectives: what the front dominates, by trial. @param {any} study */
+export function hypervolume(study) {
+  const figure = new Figure("How far the front has come");
+  const words = h("p", { class: "verdict" });
+  /** @param {any} overview */
+  function draw(overview) {
+    const found = overview.hypervolume;
+    if (!found.numbers.length) { words.textContent = ""; return figure.say("No trial has all objectives yet."); }
+    const { numbers, values } = found;
+    const last = values.at(-1);
+    const stood = numbers[values.findIndex((/** @type {number} */ v) => v >= 0.99 * last)];
+    words.textContent = last > 0 ? `99 % of the volume was there after trial ${stood}.` : "No trial is better than the reference in every objective yet.";
+    figure.draw({
+      x: { label: "trial", whole: true }, y: { label: "hypervolume" },
+      note: `above ${Object.entries(found.reference).map(([metric, value]) => `${metric} ${number(/** @type {number} */ (value), 3)}`).join(", ")}`,
+      described: `The dominated volume grew from ${number(values[0])} to ${number(last)}.`,
+      layers: [
+        { kind: "line", x: numbers, y: values, look: "best", step: true },
+        { kind: "dots", x: numbers, y: values, look: "best", size: 3, tip: (i) => `after trial ${numbers[i]}\nhypervolume ${number(values[i])}\n${percent(last ? values[i] / last : 0)} of today's`, href: (i) => trialPath(study.name, numbers[i]) },
+      ],
+      data: { head: ["trial", "hypervolume"], rows: numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, values[i]]) },
+    });
+  }
+  return { element: h("section", { class: "card" }, figure.element, words), draw };
 }
 
 /** The recommended trial, with what the model expects of it. @param {any} r @param {string} metric @param {string} study @returns {any[]} */
@@ -111,7 +138,7 @@ export function gains(study) {
 export function advised(overview, advice, unit) {
   if (overview.study.state === "STOPPED") return [h("strong", {}, "Stopped by you. "), "Results are still taken; nothing new is handed out until it is resumed."];
   if (overview.stop && overview.stop.reason !== "gain below cost") return [h("strong", {}, `${sentence(overview.stop.reason)}. `), sentence(overview.stop.message ?? "")];
-  if (overview.study.context?.length) return [`What to use, and what to try next, depends on the context (${overview.study.context.join(", ")}): ask in one.`];
+  if (overview.study.context?.length && !advice) return [`What to use, and what to try next, depends on the context: ${overview.study.context.join(", ")}.`];
   if (!advice) return ["What one more trial is worth is not known yet."];
   if (advice.gain === undefined || advice.gain === null) return [h("strong", {}, "Go on. "), sentence(advice.why)];
   if (overview.study.objectives.length > 1) return [advice.gain > 0 ? "One more trial is expected to push the front further." : "One more trial is not expected to push the front further."];
@@ -212,7 +239,8 @@ export function curves(study) {
 export function schedules(study, spec) {
   const figure = new Figure(`Schedules: ${spec.name}`);
   const host = h("div", { class: "row" });
-  let compared = "";
+  /** @type {string | null} */
+  let compared = null;
   /** @type {any} */
   let last = null;
   /** @param {any} overview */
@@ -221,7 +249,8 @@ export function schedules(study, spec) {
     const found = overview.schedules.find((/** @type {any} */ one) => one.parameter === spec.name);
     if (!host.childElementCount) {
       const options = /** @type {[string, string][]} */ ([["", "nothing"], ...Object.keys(found.known).map((name) => [name, name.replaceAll("_", " ")])]);
-      host.append(field("Compare with", select(options, "", (name) => { compared = name; draw(last); })));
+      compared = "trailing" in found.known ? "trailing" : Object.keys(found.known)[0] ?? "";
+      host.append(field("Compare with", select(options, compared, (name) => { compared = name; draw(last); })));
     }
     if (!found.trials.length) return figure.say("There is no result yet.");
     const metric = study.objectives[0].metric;

@@ -1,6 +1,6 @@
 // @ts-check
 /** Pictures of what the model believes. The engine computes them, so they come after the rest, and when they are seen. @module */
-import { get, studyPath } from "./api.js";
+import { get, send, studyPath } from "./api.js";
 import { Figure, bars } from "./charts.js";
 import { between, isoline } from "./contour.js";
 import { field, h, number, percent, select, short, tick } from "./dom.js";
@@ -90,7 +90,7 @@ export function slices(study) {
   const figures = new Map();
   /** @type {string[]} */
   let order = [...specs.keys()];
-  const through = h("input", { type: "text", inputmode: "numeric", size: 9, placeholder: "recommended", on: { change: () => { wanted.through = through.value.trim(); draw(); } } });
+  const through = h("input", { type: "text", inputmode: "numeric", size: 13, placeholder: "recommended", on: { change: () => { wanted.through = through.value.trim(); draw(); } } });
   const of = select(metrics.map((/** @type {string} */ m) => [m, m]), metrics[0], (metric) => { wanted.metric = metric; draw(); });
   const element = h("section", { class: "card" },
     h("div", { class: "row" }, h("h2", {}, "What the model expects along each parameter"), h("span", { class: "push row" }, metrics.length > 1 ? field("Objective", of) : null, field("Through trial", through))), host, said);
@@ -218,10 +218,11 @@ export function front(study) {
   const chosen = metrics.length > 2 ? h("div", { class: "row" }, field("Across", select(options, pair[0], (m) => { pair[0] = m; paint(); })), field("Up", select(options, pair[1], (m) => { pair[1] = m; paint(); }))) : null;
   const element = h("section", { class: "card" }, figure.element, chosen, words);
 
-  /** @param {any} overview */
-  async function draw(overview) {
+  /** @param {any} overview @param {any} context where the study has one */
+  async function draw(overview, context) {
     let found = { trials: [] };
-    try { found = await get(`${studyPath(study.name)}/pareto`); } catch (problem) { words.textContent = why(problem); }
+    const path = `${studyPath(study.name)}/pareto`;
+    try { found = await (context ? send("POST", path, { context }) : get(path)); } catch (problem) { words.textContent = why(problem); }
     last = { points: overview.front, front: found.trials };
     paint();
   }

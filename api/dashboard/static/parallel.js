@@ -1,6 +1,7 @@
 // @ts-check
-/** All parameters at once: a line per trial. Drag along an axis to see only the trials that pass there. @module */
-import { h, s, short } from "./dom.js";
+/** All parameters at once: a line per trial. Drag along an axis, or choose ranges, to see only what passes there. @module */
+import { field, h, s, select, short } from "./dom.js";
+import { parsed } from "./forms.js";
 import { colour, extent, numeric, ofParameter } from "./scales.js";
 
 const HEIGHT = 300;
@@ -14,21 +15,56 @@ export function parallel(parameters, metric, larger, href) {
   const said = h("p", { class: "note-below", "aria-live": "polite" });
   /** @type {Map<string, [number, number]>} */
   const brushes = new Map();
-  const clear = h("button", { type: "button", hidden: true, on: { click: () => { brushes.clear(); paint(); } } }, "Clear the selection");
+  const clear = h("button", { type: "button", hidden: true, on: { click: () => { brushes.clear(); ranges(); paint(); } } }, "Clear the selection");
+  const controls = h("div", { class: "fields" });
+  const chosen = h("details", { on: { toggle: () => ranges() } }, h("summary", {}, "Choose ranges"), controls);
   /** @type {any} */
   let data = null;
   let width = 0;
   new ResizeObserver(() => { if (Math.round(host.clientWidth) !== width) { width = Math.round(host.clientWidth); paint(); } }).observe(host);
 
+  const names = [...parameters.map((p) => p.name), metric];
+  const range = /** @type {[number, number]} */ ([HEIGHT - 30, 44]);
+  const scalesOf = () => [...parameters.map((p) => ofParameter(p, range)), numeric(extent(data.columns[metric]) ?? [0, 1], range, { count: 5 })];
+
+  /** The same selection as controls, for keyboards and exact values. */
+  function ranges() {
+    if (!chosen.open || !data) return;
+    const scales = scalesOf();
+    controls.replaceChildren(...names.flatMap((name, k) => {
+      const scale = scales[k];
+      const kept = brushes.get(name);
+      if (scale.step) {
+        const options = /** @type {[string, string][]} */ ([["", "all"], ...scale.ticks.map((tick, i) => [String(i), tick.text])]);
+        const at = kept ? scale.ticks.findIndex((tick) => Math.abs(scale.at(tick.value) - (kept[0] + kept[1]) / 2) < 1) : -1;
+        return field(name, select(options, at < 0 ? "" : String(at), (i) => {
+          const place = i === "" ? NaN : scale.at(scale.ticks[Number(i)].value);
+          brush(name, place - 1, place + 1);
+        }));
+      }
+      const ends = [kept ? scale.back?.(kept[1]) : undefined, kept ? scale.back?.(kept[0]) : undefined];
+      const inputs = ends.map((value) => h("input", { type: "text", inputmode: "decimal", size: 8, value: value === undefined ? "" : String(Number(value.toPrecision(4))), placeholder: "any", on: { change: () => {
+        const [low, high] = inputs.map((input) => { const value = parsed(input.value); return typeof value === "number" ? value : undefined; });
+        if (low === undefined && high === undefined) return brush(name, NaN, NaN);
+        brush(name, high === undefined ? range[1] - 1 : scale.at(high), low === undefined ? range[0] + 1 : scale.at(low));
+      } } }));
+      return [field(`${name} from`, inputs[0]), field(`${name} to`, inputs[1])];
+    }));
+  }
+
+  /** Keep what passes between two places of an axis; all, where there are none. @param {string} name @param {number} low @param {number} high */
+  function brush(name, low, high) {
+    if (Number.isFinite(low) && Number.isFinite(high)) brushes.set(name, [low, high]);
+    else brushes.delete(name);
+    paint();
+  }
+
   function paint() {
     if (!data || !width) return;
-    const names = [...parameters.map((p) => p.name), metric];
     const wide = Math.max(width, names.length * 92);
     const step = (wide - 110) / Math.max(1, names.length - 1);
-    const range = /** @type {[number, number]} */ ([HEIGHT - 30, 44]);
     const values = data.columns[metric];
-    const domain = extent(values) ?? [0, 1];
-    const scales = [...parameters.map((p) => ofParameter(p, range)), numeric(domain, range, { count: 5 })];
+    const scales = scalesOf();
     const ranks = ranked(values, larger);
     const order = data.numbers.map((/** @type {number} */ _, /** @type {number} */ i) => i).sort((/** @type {number} */ a, /** @type {number} */ b) => ranks[a] - ranks[b]);
     const inside = (/** @type {number} */ i) => [...brushes].every(([name, [low, high]]) => {
@@ -49,7 +85,7 @@ export function parallel(parameters, metric, larger, href) {
     host.replaceChildren(svg);
     clear.hidden = !brushes.size;
     said.textContent = brushes.size ? `${count} of ${data.numbers.length} trials pass: ${[...brushes].map(([name, [low, high]]) => words(name, scales[names.indexOf(name)], low, high)).join(", ")}.`
-      : `${data.numbers.length}${data.total > data.numbers.length ? ` of ${data.total}` : ""} trials; bright: better. Drag along an axis to keep only what passes there.`;
+      : `${data.numbers.length}${data.total > data.numbers.length ? ` of ${data.total}` : ""} trials; bright: better. Drag along an axis, or choose ranges, to keep only what passes there.`;
   }
 
   /** @param {string} name @param {any} scale @param {number} at @param {number} step */
@@ -77,6 +113,7 @@ export function parallel(parameters, metric, larger, href) {
       hit.addEventListener("pointerup", () => {
         const range = brushes.get(name);
         if (range && range[1] - range[0] < 4) brushes.delete(name);
+        ranges();
         paint();
       }, { once: true });
     });
@@ -84,7 +121,7 @@ export function parallel(parameters, metric, larger, href) {
     return made;
   }
 
-  return { element: [host, h("div", { class: "row" }, said, clear)], draw: (/** @type {any} */ found) => { data = found; paint(); }, href };
+  return { element: [host, h("div", { class: "row" }, said, clear), chosen], draw: (/** @type {any} */ found) => { data = found; paint(); }, href };
 }
 
 /** From 0, the worst, to 1, the best. @param {(number | null)[]} values @param {boolean} larger */

@@ -8,6 +8,8 @@ import { reasonBars, saved } from "./sampled.js";
 const [kind, id] = place();
 const path = `/v1/dashboard/${kind}/${encodeURIComponent(id)}`;
 const SPEED = 700; // ms a step when played
+const REFRESH = 4000; // ms
+const MOST = 500; // prompts in the table
 
 /** A decision replayed: the posterior after every answer. */
 function player() {
@@ -76,19 +78,26 @@ function player() {
   return { element, open };
 }
 
-/** Prompts in order: how many answers, and how sure. @param {any[]} prompts */
-function byPrompt(prompts) {
+/** Prompts in order: how many answers, how sure, and where that is known whether they were right. */
+function byPrompt() {
   const figure = new Figure("Prompt by prompt");
-  const done = prompts.map((p, i) => ({ ...p, at: i + 1 })).filter((p) => p.confidence !== undefined);
-  if (!done.length) { figure.say("No prompt is decided yet."); return figure.element; }
-  const total = running(done.map((p) => p.confidence));
-  figure.draw({ x: { label: "prompt", whole: true }, y: { label: "P(the pick is right)", domain: [0, 1] }, note: "larger dots took more answers", described: `Confidence of ${done.length} prompts.`,
-    layers: [
-      ...groups(done).map(({ size, own, name }) => /** @type {any} */ ({ kind: "dots", look: "soft", size, name, x: own.map((p) => p.at), y: own.map((p) => p.confidence), tip: (/** @type {number} */ i) => `${own[i].prompt}\n${own[i].samples} answers, confidence ${percent(own[i].confidence)}\n${own[i].reason}` })),
-      { kind: "line", x: done.map((p) => p.at), y: total, look: "best", name: "mean so far" },
-    ],
-    data: { head: ["prompt", "answers", "tokens", "confidence", "reason"], rows: prompts.map((p) => [p.prompt, p.samples, p.tokens, p.confidence, p.reason]) } });
-  return figure.element;
+  /** @param {any[]} prompts @param {Record<string, boolean>} right by prompt, as far as the right answers are known */
+  function draw(prompts, right) {
+    const done = prompts.map((p, i) => ({ ...p, at: i + 1 })).filter((p) => p.confidence !== undefined);
+    if (!done.length) return figure.say("No prompt is decided yet.");
+    const labelled = done.filter((p) => right[p.prompt] !== undefined);
+    const tip = (/** @type {any} */ p) => `${p.prompt}\n${p.samples} answers, ${percent(p.agreement ?? 0)} of them equal\nconfidence ${percent(p.confidence)}${right[p.prompt] === undefined ? "" : right[p.prompt] ? "\nright" : "\nwrong"}\n${p.reason}`;
+    figure.draw({ x: { label: "prompt", whole: true }, y: { label: "share", domain: [0, 1] }, note: "dots: confidence; larger ones took more answers",
+      described: `Confidence, agreement${labelled.length ? " and accuracy" : ""} over ${done.length} prompts.`,
+      layers: [
+        ...groups(done).map(({ size, own, name }) => /** @type {any} */ ({ kind: "dots", look: "soft", size, name, x: own.map((p) => p.at), y: own.map((p) => p.confidence), tip: (/** @type {number} */ i) => tip(own[i]) })),
+        { kind: "line", x: done.map((p) => p.at), y: running(done.map((p) => p.confidence)), look: "best", name: "mean confidence so far" },
+        { kind: "line", x: done.map((p) => p.at), y: running(done.map((p) => p.agreement ?? 0)), look: "other", name: "mean agreement so far" },
+        ...(labelled.length ? [/** @type {any} */ ({ kind: "line", x: labelled.map((p) => p.at), y: running(labelled.map((p) => (right[p.prompt] ? 1 : 0))), look: "truth", name: "accuracy so far" })] : []),
+      ],
+      data: { head: ["prompt", "answers", "tokens", "agreement", "confidence", "right", "reason"], rows: prompts.map((p) => [p.prompt, p.samples, p.tokens, p.agreement, p.confidence, right[p.prompt], p.reason]) } });
+  }
+  return { element: figure.element, draw };
 }
 
 /** Prompts by how many answers they took, in three sizes. @param {any[]} done */
@@ -113,16 +122,18 @@ function wilson(share, n) {
   return [middle - half, middle + half];
 }
 
-/** Whether confidence is deserved, where the right answers are known. @param {number} known how many labels the sampling has */
-function reliability(known) {
+/** Whether confidence is deserved, where the right answers are known. @param {(right: Record<string, boolean>) => void} then */
+function reliability(then) {
   const figure = new Figure("Is the confidence deserved?");
   const words = h("p", { class: "verdict", "aria-live": "polite" });
   const file = h("input", { type: "file", accept: "application/json,.json", on: { change: async () => {
-    try { await draw({ labels: JSON.parse(await file.files[0].text()) }); } catch (problem) { words.replaceChildren(explained(problem)); }
+    try { wanted = { labels: JSON.parse(await file.files[0].text()) }; await draw(); } catch (problem) { words.replaceChildren(explained(problem)); }
   } } });
-  /** @param {any} wanted */
-  async function draw(wanted) {
+  /** @type {any} */
+  let wanted = null;
+  async function draw() {
     const found = await send("POST", `${path}/reliability`, wanted);
+    then(found.right);
     const x = found.bins.map((/** @type {any} */ b) => b.confidence);
     const y = found.bins.map((/** @type {any} */ b) => b.accuracy);
     const spread = found.bins.map((/** @type {any} */ b) => wilson(b.accuracy, b.prompts));
@@ -135,26 +146,59 @@ function reliability(known) {
       ],
       data: { head: ["from", "to", "prompts", "confidence", "right"], rows: found.bins.map((/** @type {any} */ b) => [b.low, b.high, b.prompts, b.confidence, b.accuracy]) } });
   }
-  if (known) draw({}).catch((problem) => words.replaceChildren(explained(problem)));
-  else figure.say('The right answers are not known here. Give them with the sampling, as metadata {"labels": {prompt: answer}}, or choose a file {prompt: answer}; it is not kept.');
-  return h("section", { class: "card" }, figure.element, words, h("label", { class: "field" }, "Right answers from a JSON file", file));
+  /** @param {any} found */
+  async function follow(found) {
+    if (found.labels) wanted ??= {};
+    if (!wanted) return figure.say('The right answers are not known here. Give them with the sampling, as metadata {"labels": {prompt: answer}}, or choose a file {prompt: answer}; it is not kept.');
+    if (!found.prompts.some((/** @type {any} */ p) => p.samples)) return figure.say("There is no answer yet.");
+    try { await draw(); } catch (problem) { words.replaceChildren(explained(problem)); }
+  }
+  return { element: h("section", { class: "card" }, figure.element, words, h("label", { class: "field" }, "Right answers from a JSON file", file)), follow };
 }
 
 async function sampling() {
-  const found = await get(path);
+  let found = await get(path);
   const one = player();
   const open = async (/** @type {string} */ prompt) => {
     one.open(await get(`${path}/replay`, { prompt }));
     one.element.scrollIntoView({ block: "start", behavior: "smooth" });
   };
+  /** @type {Record<string, boolean>} */
+  let right = {};
+  const picture = byPrompt();
+  const trusted = reliability((known) => { right = known; picture.draw(found.prompts, right); });
+  const [state, facts, reasons, said, body] = [h("span", {}), h("div", { class: "through" }), h("div", { class: "through" }), h("h2", {}), h("tbody", {})];
+  const row = (/** @type {any} */ p) => h("tr", {}, h("td", {}, p.prompt), h("td", { class: "number" }, number(p.samples)), h("td", { class: "number" }, number(p.tokens)), h("td", { class: "number" }, p.agreement === undefined ? "–" : percent(p.agreement)), h("td", { class: "number" }, p.confidence === undefined ? "–" : percent(p.confidence)), h("td", {}, p.reason ?? "open"),
+    h("td", {}, p.samples ? h("button", { type: "button", class: "plain", "aria-label": `Replay ${p.prompt}`, on: { click: () => open(p.prompt) } }, "Replay") : ""));
+
+  function show() {
+    const { line, prompts } = found;
+    state.className = `badge ${line.open ? "run" : "ok"}`;
+    state.textContent = line.open ? `${line.open} open` : "all decided";
+    facts.replaceChildren(saved(line));
+    reasons.replaceChildren(reasonBars(line.reasons));
+    picture.draw(prompts, right);
+    said.textContent = prompts.length > MOST ? `Prompts: the first ${MOST} of ${prompts.length}` : "Prompts";
+    const focused = document.activeElement?.getAttribute("aria-label");
+    body.replaceChildren(...prompts.slice(0, MOST).map(row));
+    if (focused?.startsWith("Replay ")) [...body.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === focused)?.focus({ preventScroll: true });
+    trusted.follow(found);
+  }
+
+  async function look() {
+    const before = JSON.stringify(found);
+    found = await get(path).catch(() => found);
+    if (JSON.stringify(found) !== before) show();
+  }
+
   const { line } = found;
-  const rows = found.prompts.slice(0, 500).map((/** @type {any} */ p) => h("tr", {}, h("td", {}, p.prompt), h("td", { class: "number" }, number(p.samples)), h("td", { class: "number" }, number(p.tokens)), h("td", { class: "number" }, p.confidence === undefined ? "–" : percent(p.confidence)), h("td", {}, p.reason ?? "open"),
-    h("td", {}, p.samples ? h("button", { type: "button", class: "plain", "aria-label": `Replay ${p.prompt}`, on: { click: () => open(p.prompt) } }, "Replay") : "")));
   page(`Sampling ${id.slice(0, 8)}`, h("p", { class: "crumbs" }, h("a", { href: "/samplings" }, "Samplings")),
-    h("div", { class: "head" }, h("h1", {}, `Sampling ${id.slice(0, 8)}`), h("span", { class: `badge ${line.open ? "run" : "ok"}` }, line.open ? `${line.open} open` : "all decided")),
+    h("div", { class: "head" }, h("h1", {}, `Sampling ${id.slice(0, 8)}`), state),
     h("p", { class: "quiet small" }, `Rule ${line.rule}, at most ${line.max_samples} answers a prompt · created `, ago(line.created_at)),
-    saved(line), h("div", { class: "pair" }, h("section", { class: "card" }, byPrompt(found.prompts)), reasonBars(line.reasons)), one.element, reliability(found.labels),
-    h("section", { class: "card" }, h("h2", {}, found.prompts.length > 500 ? `Prompts: the first 500 of ${found.prompts.length}` : "Prompts"), h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Prompts" }, h("table", {}, h("thead", {}, h("tr", {}, ["Prompt", "Answers", "Tokens", "Confidence", "Why no more", "Replay"].map((text, i) => h("th", { scope: "col", class: [1, 2, 3].includes(i) ? "number" : "" }, text)))), h("tbody", {}, rows)))));
+    facts, h("div", { class: "pair" }, h("section", { class: "card" }, picture.element), reasons), one.element, trusted.element,
+    h("section", { class: "card" }, said, h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Prompts" }, h("table", {}, h("thead", {}, h("tr", {}, ["Prompt", "Answers", "Tokens", "Agreement", "Confidence", "Why no more", "Replay"].map((text, i) => h("th", { scope: "col", class: [1, 2, 3, 4].includes(i) ? "number" : "" }, text)))), body))));
+  show();
+  setInterval(() => { if (!document.hidden) look(); }, REFRESH);
 }
 
 async function decision() {

@@ -22,6 +22,23 @@ function overTime(lines) {
   return figure.element;
 }
 
+/** Of the gateway: how sure it was, decision by decision. @param {any[]} decisions the newest first */
+function byDecision(decisions) {
+  const figure = new Figure("The gateway, decision by decision");
+  const done = [...decisions].reverse().filter((one) => one.confidence !== undefined);
+  if (!done.length) { figure.say("No decision has a confidence yet."); return figure.element; }
+  const x = done.map((_, i) => i + 1 - done.length);
+  let sum = 0;
+  const means = done.map((one, i) => (sum += one.confidence) / (i + 1));
+  figure.draw({ x: { label: "decision, the newest at 0", whole: true }, y: { label: "P(the answer given is right)", domain: [0, 1] }, described: `Confidence of ${done.length} decisions, ${percent(means.at(-1) ?? 0)} in the mean.`,
+    layers: [
+      { kind: "dots", x, y: done.map((one) => one.confidence), look: "soft", name: "decision", tip: (i) => `${done[i].model}\n${done[i].samples} answers, confidence ${percent(done[i].confidence)}\n${done[i].reason}`, href: (i) => `/decisions/${encodeURIComponent(done[i].id)}` },
+      { kind: "line", x, y: means, look: "best", name: "mean so far" },
+    ],
+    data: { head: ["decision", "answers", "confidence", "tokens", "reason"], rows: done.map((one) => [one.id, one.samples, one.confidence, one.tokens, one.reason]) } });
+  return figure.element;
+}
+
 /** @param {string} label @param {string[]} head @param {any[][]} rows @param {number[]} numbers columns of numbers */
 const list = (label, head, rows, numbers) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, h("table", {},
   h("thead", {}, h("tr", {}, head.map((text, i) => h("th", { scope: "col", class: numbers.includes(i) ? "number" : "" }, text)))),
@@ -40,7 +57,7 @@ async function show() {
     lines.length ? [saved(found.total), h("div", { class: "pair" }, h("section", { class: "card" }, overTime(lines)), reasonBars(found.total.reasons)),
       h("section", { class: "card" }, h("h2", {}, `Samplings${found.next_cursor ? `: the newest ${lines.length}` : ""}`), list("Samplings", ["Sampling", "Rule", "Prompts", "State", "Answers", "Saved", "Confidence", "Created"], rows, [2, 4, 5, 6]))]
       : h("section", { class: "card" }, h("p", {}, "There is no sampling yet. They come from ", h("code", {}, "client.sample(draw, prompts)"), " and ", h("code", {}, "POST /v1/samplings"), ".")),
-    gateway.gateway ? h("section", { class: "card" }, h("h2", {}, "The gateway's newest decisions"), decided.length ? list("Decisions of the gateway", ["Decision", "Model", "Policy", "Answers", "Confidence", "Why no more", "Tokens", "Saved"], decided, [3, 4, 6, 7]) : h("p", { class: "quiet" }, "None yet.")) : null);
+    gateway.gateway ? h("section", { class: "card" }, h("h2", {}, "The gateway's newest decisions"), decided.length ? byDecision(gateway.decisions) : null, decided.length ? list("Decisions of the gateway", ["Decision", "Model", "Policy", "Answers", "Confidence", "Why no more", "Tokens", "Saved"], decided, [3, 4, 6, 7]) : h("p", { class: "quiet" }, "None yet.")) : null);
 }
 const REFRESH = 5000; // ms
 try {

@@ -3,7 +3,8 @@
 import { follow, get, paced, place, send, studyPath, whenSeen } from "./api.js";
 import { ago, badge, explained, failure, h, number, page, short } from "./dom.js";
 import { control } from "./forms.js";
-import { advised, constraint, curves, everything, fidelity, gains, progress, schedules, trialPath } from "./history_plots.js";
+import { gallery } from "./images.js";
+import { advised, constraint, curves, everything, fidelity, gains, hypervolume, progress, schedules, trialPath } from "./history_plots.js";
 import { NONE, contour, diagnostics, front, slices } from "./model_plots.js";
 import { trialTable } from "./trials.js";
 
@@ -23,7 +24,8 @@ function tiles(study) {
     const r = overview.recommended;
     const best_ = r && !several ? r.number : p.best_numbers.at(-1);
     const value = r && !several ? (r.value ?? r.mean) : p.best_values.at(-1);
-    term(best, several ? `Best ${p.metric}` : r ? "Recommended" : "Best so far", best_ === undefined ? "–" : number(value, 5), best_ === undefined ? "no result yet" : [h("a", { href: trialPath(name, best_) }, `trial ${best_}`), r && !several && r.mean !== undefined ? `, expected ${number(r.mean)} ± ${number(r.sd, 2)}` : ""]);
+    const where = r?.context ? ` at ${Object.entries(r.context).map(([key, value]) => `${key} ${short(value)}`).join(", ")}` : "";
+    term(best, several ? `Best ${p.metric}` : r ? `Recommended${where}` : "Best so far", best_ === undefined ? "–" : number(value, 5), best_ === undefined ? "no result yet" : [h("a", { href: trialPath(name, best_) }, `trial ${best_}`), r && !several && r.mean !== undefined ? `, expected ${number(r.mean)} ± ${number(r.sd, 2)}` : ""]);
     const counts = overview.study.trials;
     const done = counts.COMPLETED ?? 0;
     const budget = overview.study.budget?.trials;
@@ -34,6 +36,40 @@ function tiles(study) {
     term(advice, "What to do next", h("span", {}, ...advised(overview, advised_, study.objectives[0].metric)), r && !several ? `Recommended is the ${r.why}.` : "");
   }
   return { element: h("dl", { class: "tiles" }, best, trials, running, advice), draw };
+}
+
+/** In which context: what is recommended and what one more trial is worth depend on it. @param {any} study @param {() => void} changed */
+function contextChoice(study, changed) {
+  const specs = study.parameters.filter((/** @type {any} */ p) => (study.context ?? []).includes(p.name));
+  const host = h("div", { class: "fields" });
+  const said = h("div", { "aria-live": "polite" });
+  /** @type {{name: string, read: () => any}[]} */
+  let controls = [];
+  host.addEventListener("change", changed);
+  return {
+    element: specs.length ? h("section", { class: "card" }, h("h2", {}, "In which context?"), h("p", { class: "verdict" }, "What to use, and whether to go on, depends on it."), host, said) : null,
+    say: (/** @type {any} */ problem) => said.replaceChildren(problem ? explained(problem) : ""),
+    /** At first that of the newest trial. @param {any} overview @returns {Record<string, any> | null} */
+    read: (overview) => {
+      if (!controls.length && overview.parallel.numbers.length) {
+        const made = specs.map((/** @type {any} */ p) => control(p, overview.parallel.columns[p.name]?.at(-1)));
+        controls = made.map((/** @type {any} */ c, /** @type {number} */ i) => ({ name: specs[i].name, read: c.read }));
+        host.replaceChildren(...made.map((/** @type {any} */ c) => c.label));
+      }
+      return controls.length ? Object.fromEntries(controls.map((c) => [c.name, c.read()])) : null;
+    },
+  };
+}
+
+/** What to do where nothing was tried yet. @param {string} name */
+function firstSteps(name) {
+  const { origin } = location;
+  return h("section", { class: "card" }, h("h2", {}, "Nothing was tried yet"),
+    h("p", { class: "verdict" }, "Trials come from workers that ask for one, run it and tell what came. In Python, where evaluate(params) returns the result:"),
+    h("pre", { tabindex: 0 }, h("code", {}, `from suffice.api.client import Client\n\nwith Client("${origin}") as client:\n    client.study("${name}").optimize(evaluate, trials=20)`)),
+    h("p", { class: "verdict" }, "In any language:"),
+    h("pre", { tabindex: 0 }, h("code", {}, `curl -X POST ${origin}/v1/studies/${name}/ask -H 'Content-Type: application/json' -d '{}'`)),
+    h("p", { class: "verdict" }, "This page follows by itself. A point of your own, or a result that you have already: Add a point, above."));
 }
 
 /** A dialog in which a point can be added, with its results if there are any. @param {any} study */
@@ -89,26 +125,33 @@ function build(overview) {
   const history = {
     progress: study.objectives.map((/** @type {any} */ _, /** @type {number} */ i) => progress(study, i)),
     constraints: (study.outcome_constraints ?? []).map((/** @type {any} */ _, /** @type {number} */ i) => constraint(study, i)),
-    gains: several ? null : gains(study), fidelity: study.fidelity ? fidelity(study) : null,
+    hypervolume: several ? hypervolume(study) : null, gallery: gallery(study), gains: several ? null : gains(study), fidelity: study.fidelity ? fidelity(study) : null,
     schedules: study.parameters.filter((/** @type {any} */ p) => p.type === "time_steps").map((/** @type {any} */ p) => schedules(study, p)), everything: everything(study), curves: curves(study),
   };
+  const context = contextChoice(study, () => { askWithin(context.read(now)); model.front?.draw(now, context.read(now)); });
   const model = { diagnostics: diagnostics(study), slices: slices(study), contour: contour(study), front: several ? front(study) : null };
   const rows = trialTable(study);
+  const first = firstSteps(study.name);
   history.curves.element.hidden = true;
   let now = overview;
   /** @type {any} */
   let advice = null;
+  /** @type {any} */
+  let within = null;
+
+  const learned = h("div", { class: "stack" },
+    h("div", { class: "pair" }, model.diagnostics.elements), model.slices.element,
+    h("div", { class: "pair" }, model.contour.element, (history.gains ?? history.everything).element),
+    history.gains ? history.everything.element : null);
 
   page(study.name,
     h("p", { class: "crumbs" }, h("a", { href: "/" }, "Studies")),
     h("div", { class: "head" }, h("h1", {}, study.name), state, live, h("div", { class: "actions" },
       h("button", { type: "button", on: { click: () => dialog.open(best()) } }, "Add a point"), toggle, h("a", { class: "button", href: `${path}/export`, download: `${study.name}.json` }, "Export"))),
-    h("p", { class: "quiet small" }, defined(study)), said, facts.element,
-    h("div", { class: "pair" }, history.progress.map((/** @type {any} */ p) => p.element)), model.front?.element, history.fidelity?.element, history.schedules.map((/** @type {any} */ one) => one.element),
-    h("div", { class: "pair" }, model.diagnostics.elements), model.slices.element,
-    h("div", { class: "pair" }, model.contour.element, (history.gains ?? history.everything).element),
-    history.curves.element, history.constraints.length ? h("div", { class: "pair" }, history.constraints.map((/** @type {any} */ c) => c.element)) : null,
-    history.gains ? history.everything.element : null, rows.element,
+    h("p", { class: "quiet small" }, defined(study)), said, facts.element, context.element, first,
+    h("div", { class: "pair" }, history.progress.map((/** @type {any} */ p) => p.element)), several ? h("div", { class: "pair" }, model.front?.element, history.hypervolume?.element) : null, history.fidelity?.element, history.schedules.map((/** @type {any} */ one) => one.element), history.gallery.element,
+    learned, history.curves.element, history.constraints.length ? h("div", { class: "pair" }, history.constraints.map((/** @type {any} */ c) => c.element)) : null,
+    rows.element,
     h("section", { class: "card" }, h("h2", {}, "A second opinion"), h("p", { class: "verdict" }, "Ax fits a model of its own to the same results: sensitivity, cross-validation, contours. That takes seconds to minutes. ", h("a", { href: `/studies/${encodeURIComponent(name)}/analyses` }, "Ask for its analyses"))),
     dialog.element);
 
@@ -127,14 +170,19 @@ function build(overview) {
     } catch (problem) { said.replaceChildren(explained(problem)); }
   }
 
+  /** What is known, with what is recommended in the chosen context. */
+  const known = () => (within && !several ? { ...now, recommended: within } : now);
+
   function show() {
     const stopped = now.study.state === "STOPPED";
     state.replaceChildren(stopped ? badge("STOPPED") : now.stop ? h("span", { class: "badge warn" }, now.stop.reason) : badge("ACTIVE"));
+    first.hidden = Object.values(now.study.trials).some(Boolean);
+    learned.hidden = !now.progress[0].total;
     toggle.textContent = stopped ? "Resume" : "Stop";
-    facts.draw(now, advice);
-    for (const part of [...history.progress, ...history.constraints, ...history.schedules, history.fidelity, history.everything]) part?.draw(now);
+    facts.draw(known(), advice);
+    for (const part of [...history.progress, ...history.constraints, ...history.schedules, history.gallery, history.hypervolume, history.fidelity, history.everything]) part?.draw(now);
     history.gains?.draw(now, advice);
-    rows.mark(now.recommended?.number ?? -1);
+    rows.mark(known().recommended?.number ?? -1);
     history.curves.element.hidden = !now.reports;
     if (now.reports) history.curves.draw();
   }
@@ -151,16 +199,29 @@ function build(overview) {
 
   /** What the engine recommends and advises. */
   const ask = paced(async () => {
-    if ((study.context ?? []).length || !now.progress[0].total) return; // both depend on it; nothing is known
+    if (!now.progress[0].total) return; // nothing is known
+    if (context.element) return askWithin(context.read(now));
     if (!several) await get(`${path}/best`).catch(() => null); // the next look shows it
     advice = await get(`${path}/advice`).catch(() => advice);
     now = await get(studyPath(name, "/v1/dashboard")).catch(() => now);
     show();
   }, MODEL_PAUSE);
 
+  /** The same in a context. @param {any} chosen */
+  async function askWithin(chosen) {
+    if (!chosen) return;
+    try {
+      const found = several ? null : await send("POST", `${path}/best`, { context: chosen });
+      within = found && { number: found.trial.number, mean: found.mean, sd: found.sd, why: found.why, context: chosen };
+      advice = await send("POST", `${path}/advice`, { context: chosen });
+      context.say(null);
+    } catch (problem) { context.say(problem); }
+    show();
+  }
+
   /** What the model believes, once somebody looks there. */
   const think = paced(async () => {
-    await model.front?.draw(now);
+    await model.front?.draw(now, context.element ? context.read(now) : null);
     if (!seen) return;
     if (!(await model.slices.draw())) {
       for (const part of [model.diagnostics, model.contour]) part.say(NONE);
@@ -175,7 +236,7 @@ function build(overview) {
 
   show();
   rows.load();
-  if (model.front) model.front.draw(now);
+  model.front?.draw(now, context.element ? context.read(now) : null);
   ask();
   whenSeen(model.diagnostics.elements[0], () => { seen = true; think(); });
   follow(name, overview.sequence, look, (on) => { live.className = on ? "badge live" : "badge"; live.textContent = on ? "live" : "not connected"; });

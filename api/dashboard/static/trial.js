@@ -3,6 +3,7 @@
 import { get, place, send, studyPath } from "./api.js";
 import { Figure } from "./charts.js";
 import { ago, badge, duration, explained, failure, h, number, page, short, table } from "./dom.js";
+import { imagesOf } from "./images.js";
 
 const [, name, , text] = place();
 const path = `${studyPath(name)}/trials/${text}`;
@@ -77,7 +78,7 @@ function reported(trial) {
 }
 
 async function show() {
-  const [trial, study] = await Promise.all([get(path), get(studyPath(name))]);
+  const [trial, study, images] = await Promise.all([get(path), get(studyPath(name)), imagesOf(name, Number(text))]);
   const said = h("div", {});
   const cancel = h("button", { type: "button", on: { click: async () => {
     try { await send("POST", `${path}/cancel`, { reason: "cancelled on the dashboard" }); await show(); } catch (problem) { said.replaceChildren(explained(problem)); }
@@ -92,7 +93,7 @@ async function show() {
       h("section", { class: "card" }, h("h2", {}, "What was chosen"), facts(Object.entries(trial.parameters).map(([key, value]) => [key, short(value)])),
         h("h3", {}, "When"), facts([["Created", ago(trial.created_at)], ["Started", trial.started_at ? ago(trial.started_at) : undefined], ["Ended", trial.finished_at ? ago(trial.finished_at) : undefined], ["Took", ran === undefined ? undefined : duration(ran)], ["Worker", trial.worker], ["Handed out", trial.attempts > 1 ? `${trial.attempts} times` : undefined], ["Reason", trial.reason]])),
       h("div", { class: "steps" }, chosen(trial))),
-    came(trial, study), reported(trial));
+    came(trial, study), images, reported(trial));
 }
 
 try { await show(); } catch (problem) {

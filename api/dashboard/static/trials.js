@@ -48,7 +48,7 @@ export function trialTable(study) {
     for (const { head, id } of heads) head.setAttribute("aria-sort", id !== wanted.sort ? "none" : wanted.descending ? "descending" : "ascending");
     body.replaceChildren(...found.trials.map(row));
     const last = Math.min(found.matching, wanted.offset + PAGE);
-    said.textContent = found.matching ? `${number(wanted.offset + 1)} to ${number(last)} of ${number(found.matching)}${found.matching < found.total ? ` (${number(found.total)} in all)` : ""}` : "No trial passes.";
+    said.textContent = found.matching ? `${number(wanted.offset + 1)} to ${number(last)} of ${number(found.matching)}${found.matching < found.total ? ` (${number(found.total)} in all)` : ""}` : found.total ? "No trial passes." : "There is no trial yet.";
     before.disabled = !wanted.offset;
     next.disabled = last >= found.matching;
   }
