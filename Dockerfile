@@ -21,7 +21,7 @@ ENV PATH=/opt/suffice/bin:$PATH \
     SUFFICE_LOG_FORMAT=json \
     SUFFICE_LOG_REQUESTS=true \
     SUFFICE_DRAIN_SECONDS=5
-USER suffice
+USER 10001
 WORKDIR /var/lib/suffice
 VOLUME /var/lib/suffice
 EXPOSE 8000

@@ -67,8 +67,8 @@ bench-diffusion: $(VENV)/.dev  ## schedules for few steps: search, evolution, kn
 bench-steering: $(VENV)/.dev  ## steering at inference time: reward against calls of the network (docs/steering.md)
 	$(BIN)/python -m benchmarks.steering $(ARGS)
 
-bench-load: $(BENCH)/.peers  ## tells and asks per second on SQLite and PostgreSQL, next to Optuna (docs/scaling.md)
-	$(BENCH)/bin/python -m benchmarks.load $(ARGS)
+bench-load: $(VENV)/.dev     ## tells and asks per second on SQLite and PostgreSQL, next to Optuna (docs/scaling.md)
+	$(BIN)/python -m benchmarks.load $(ARGS)
 
 chaos: $(VENV)/.dev         ## kill processes at random over 20,000 tells: is anything lost? (ARGS="--database postgresql")
 	$(BIN)/python -m benchmarks.chaos $(ARGS)
