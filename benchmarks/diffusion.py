@@ -53,6 +53,7 @@ COLORS = dict(zip(METHODS, ("#999999", "#d95f02", "#e6ab02", "#1b6ca8", "#7570b3
 TRIALS, IMAGES, FEW, LEVELS = 60, 256, 64, (32, 64, 128, 256)
 CONFIRM, CONFIRM_IMAGES = 8, 512
 FRESH, FRESH_IMAGES = (1_000_000, 1_000_001), 1024
+MANY = (20, 50)  # steps at which the default shows what the model can do
 LIKE = 1.05  # times a value: as good as it
 NOISE = 100  # between the noise seeds of two seeds
 
@@ -74,20 +75,16 @@ def reference_cell(judge: Evaluation, setting: str) -> dict[str, Any]:
     """What needs no search: the pipeline's default, and every schedule in common use with every solver."""
     steps, solvers = SETTINGS[setting]
     search = Search(Choices(steps, solvers), judge, TRIALS, IMAGES)
-    default = []
-    for seed in FRESH:
-        made = judge.make(default_schedule(setting), FRESH_IMAGES, seed)
-        default.append(judge.quality(made.images, made.noise).value)
+    default = fresh(judge, even(steps, 1 if solvers == ("ddim",) else 2))
+    many = {str(k): fresh(judge, even(k, 2)) for k in MANY}
     known = {name: fresh(judge, search.choices.schedule(params)) for name, params in search.known().items()}
-    return {"setting": setting, "method": "reference", "seed": 0, "default": default, "known": known}
+    return {"setting": setting, "method": "reference", "seed": 0, "default": default, "many": many, "known": known}
 
 
-def default_schedule(setting: str) -> Schedule:
-    """What the scheduler of the setting does by itself for so many steps: evenly spaced times."""
-    steps, solvers = SETTINGS[setting]
+def even(steps: int, order: int) -> Schedule:
+    """What DPM-Solver++ (of order 1: DDIM) does by itself for so many steps: evenly spaced times."""
     times = np.linspace(0, 999, steps + 1).round()[::-1][:-1]
-    config = {"solver_order": 1 if solvers == ("ddim",) else 2}
-    return Schedule("DPMSolverMultistepScheduler", tuple(int(t) for t in times), config=config)
+    return Schedule("DPMSolverMultistepScheduler", tuple(int(t) for t in times), config={"solver_order": order})
 
 
 def search_cell(judge: Evaluation, setting: str, method: str, seed: int) -> dict[str, Any]:
@@ -237,6 +234,8 @@ def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
         beside = (default, lowest, evolution)
         yield _row(setting, "default", *ratios(default, *beside), "")
         yield _row("", f"best known: {best}", *ratios(lowest, *beside), "")
+        for k, values in reference[0]["many"].items():
+            yield _row("", f"DPM-Solver++, {k} even steps", *ratios(float(np.mean(values)), *beside), "")
         for method in METHODS:
             if found := cells(rows, setting, method):
                 each = [float(np.mean(r["fresh"])) for r in found]
