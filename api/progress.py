@@ -30,6 +30,7 @@ class Progress:
 
 
 Show = Callable[[Progress], None]
+"""What is told how a run goes."""
 
 
 @contextmanager

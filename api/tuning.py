@@ -166,6 +166,7 @@ def wants_trial(fn: Callable[..., Any]) -> bool:
 
 
 Executor = Literal["thread", "process", "ray"]
+"""Where trials are evaluated: in threads, in processes, or on a Ray cluster."""
 
 
 def optimize(

@@ -19,6 +19,9 @@ from sybil import Sybil
 from sybil.example import NotEvaluated
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
+import suffice.adapters.ax
+import suffice.adapters.diffusion
+import suffice.api.client
 import suffice.optimizer
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +106,8 @@ def test_the_site_builds_without_a_warning_and_documents_every_public_name(tmp_p
 
     pages = [text for path, text in site.items() if path.is_relative_to(tmp_path / "site" / "reference")]
     documented = {found for page in pages for found in re.findall(r'id="suffice\.([\w.]+)"', page)}
-    short = {found.rsplit(".", 1)[-1] for found in documented if found.startswith("optimizer.")}
-    assert set(suffice.optimizer.__all__) <= short
-    assert "api.client.Client" in documented
+    short = {found.rsplit(".", 1)[-1] for found in documented}
+    for module in (suffice.optimizer, suffice.api.client, suffice.adapters.diffusion, suffice.adapters.ax):
+        assert set(module.__all__) <= short, module.__name__
+    for path in (ROOT / "adapters").glob("[a-z]*.py"):
+        assert any(found.startswith(f"adapters.{path.stem}.") for found in documented), path.name

@@ -13,7 +13,9 @@ from .experiment import quiet
 from .to_ax import to_ax
 
 Analysis = Literal["sensitivity", "cross_validation", "contour"]
+"""The name of one of Ax's analyses."""
 ANALYSES: tuple[Analysis, ...] = ("sensitivity", "cross_validation", "contour")
+"""All of them."""
 
 
 @dataclass(frozen=True)

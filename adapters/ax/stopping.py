@@ -66,6 +66,7 @@ class Improvement:
 
 EarlyStopping = Percentile | Threshold
 Policy = EarlyStopping | Improvement
+"""Of a trial, or of the whole study."""
 _POLICIES: dict[str, type[Policy]] = {"percentile": Percentile, "threshold": Threshold, "improvement": Improvement}
 _COUNT, _AMOUNT = Option(0, 0, 1e9, whole=True), Option(0.0, 0.0, 1e300)
 _OPTIONS = {
