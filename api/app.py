@@ -34,6 +34,7 @@ from .keys import KeyRing, KeyStore
 from .leases import Leases
 from .limits import Spending
 from .metrics import CONTENT_TYPE, Metrics, gauge, total
+from .prompt_learning import PromptLearning
 from .replicas import Replicas
 from .sampling_store import SamplingStore
 from .settings import Settings
@@ -91,11 +92,13 @@ def create_app(
     async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
         await run_in_threadpool(migrate, database)
         async with parts.engine.running(), nullcontext() if gateway is None else gateway.running():
-            sweeper = asyncio.create_task(_sweep(parts))
+            learning = PromptLearning(parts.samplings, parts.fitting).run(settings.learn_seconds)
+            background = [asyncio.create_task(one) for one in (_sweep(parts), learning)]
             try:
                 yield
             finally:
-                sweeper.cancel()
+                for task in background:
+                    task.cancel()
         parts.commits.close()
         await run_in_threadpool(spending.close)
         database.close()

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from suffice.optimizer import InvalidInput
@@ -19,6 +20,8 @@ from .errors import EngineFailed
 from .sampling_wire import CalibrationCreate
 
 COMMAND = (sys.executable, "-m", "suffice.api.calibrating")
+NEWEST = 4  # the newest of so many prompts are what a new prior has to predict better
+COUNTED = ("features", "right", "drawn")
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -33,9 +36,14 @@ class Fitting:
         await asyncio.to_thread(read, wanted.pool, wanted.score)
         return await self._done(wanted.model_dump(include={"pool", "max_samples", "score", "orders", "seed"}))
 
-    async def learn_prompts(self, document: dict[str, Any], traffic: dict[str, Any]) -> dict[str, Any]:
+    async def learn_prompts(self, document: dict[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any]:
         """A calibration's JSON with what features tell learned from traffic (SamplingStore.traffic)."""
         return await self._done({"document": document, "traffic": traffic})
+
+    async def better_prompts(self, document: dict[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The same where it predicts the newest traffic better than the calibration does; else None."""
+        made = await self._done({"document": document, "traffic": traffic, "if_better": True})
+        return None if made == document else made
 
     async def _done(self, wanted: dict[str, Any]) -> dict[str, Any]:
         job = json.dumps(wanted).encode()
@@ -78,11 +86,25 @@ def informed(document: dict[str, Any], traffic: dict[str, Any]) -> dict[str, Any
     return {**document, "prompt_model": PromptModel.fit(np.array(rows, dtype=float), right, drawn).to_json()}
 
 
+def improved(document: dict[str, Any], traffic: dict[str, Any]) -> dict[str, Any]:
+    """``informed``, if what all but the newest traffic teaches predicts that one better; else the document as it is."""
+    import numpy as np
+
+    from suffice.optimizer.prompts import SIGNAL, PromptModel
+
+    later = informed(document, {name: values[len(values) // NEWEST :] for name, values in traffic.items()})
+    newest = [np.array(traffic[name][: len(traffic[name]) // NEWEST], dtype=float) for name in COUNTED]
+    now = document["prompt_model"] or {**later["prompt_model"], "mean": None}
+    before, after = (PromptModel.from_json(one) for one in (now, later["prompt_model"]))
+    gain = after.log_likelihood(*newest) - before.log_likelihood(*newest)
+    return informed(document, traffic) if gain > SIGNAL else document
+
+
 def answer(job: dict[str, Any]) -> dict[str, Any]:
     """The JSON of the calibration that a job wants, or what is wrong with its pool."""
     try:
         if "traffic" in job:
-            return informed(job["document"], job["traffic"])
+            return (improved if job.get("if_better") else informed)(job["document"], job["traffic"])
         return fitted(CalibrationCreate(name="fitted", **job))
     except InvalidInput as error:
         return {"problems": [(p.field, p.expected, _plain(p.got)) for p in error.problems]}

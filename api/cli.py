@@ -34,6 +34,7 @@ SERVE_FLAGS: dict[str, tuple[Callable[[str], Any], str]] = {  # each is a field 
     "engine": (str, "local: workers are processes here; ray: actors on a cluster, with PostgreSQL (local)"),
     "ray_address": (str, "of the Ray cluster, or auto; without it, a Ray of this machine"),
     "sweep_seconds": (float, "how often expired leases are looked for (2)"),
+    "learn_seconds": (float, "how often features of finished prompts are learned from; 0: on request (300)"),
     "upstream": (str, "inference servers to put the gateway before, separated by commas"),
     "verifier": (str, "of the gateway: the address of a reward model, or log_probability"),
     "gateway_config": (str, "the gateway's YAML file, in place of --upstream and --verifier"),

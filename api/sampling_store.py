@@ -11,10 +11,11 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, tuple_
+from sqlalchemy import and_, delete, func, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -309,10 +310,23 @@ class SamplingStore:
         ]
         return SamplingOut(**_fields(row), results=results)
 
+    def finished(self) -> dict[tuple[int, str], int]:
+        """How many prompts with a prior of their own have enough, by project and calibration, of all projects."""
+        query = (
+            select(CalibrationRow.project_id, CalibrationRow.name, func.count())
+            .join(SamplingRow, col(SamplingRow.calibration_id) == CalibrationRow.id)
+            .join(PromptRow, col(PromptRow.sampling_id) == SamplingRow.id)
+            .where(col(PromptRow.stop).is_not(None), col(PromptRow.prior).is_not(None))
+            .group_by(col(CalibrationRow.project_id), col(CalibrationRow.name))
+        )
+        with self.database.read() as session:
+            return {(project, name): count for project, name, count in session.exec(query)}
+
     def traffic(self, calibration: str) -> Traffic:
         """Features, right answers and answers of finished prompts that went by any version of a calibration.
 
-        Nobody labelled them: how many answers are right is what votes and scores say. Of many, the newest samplings'.
+        Nobody labelled them: how many answers are right is what votes and scores say, and not the prompt's own prior,
+        which would be learned from itself. The newest sampling's come first; of many, the newest samplings'.
         """
         found: Traffic = {"features": [], "right": [], "drawn": []}
         models = dict(self.calibrations.named(calibration, v.version) for v in self.calibrations.versions(calibration))
@@ -326,7 +340,7 @@ class SamplingStore:
                 draws = _draws(session, row.id, {p.position for p in known}, self.clock()) if known else {}
                 model = models[row.calibration_id or 0]
                 for p in known:
-                    state = _prompt_state(p, 0, draws.get(p.position, ()), active=True)
+                    state = replace(_prompt_state(p, 0, draws.get(p.position, ()), active=True), prior=None)
                     hits, n = expected_right(row.definition, model, state)
                     if n and p.prior is not None:
                         found["features"].append(p.prior["features"])

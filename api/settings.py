@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     engine: Literal["local", "ray"] = "local"  # where the workers are: processes here, or actors on a cluster
     ray_address: str | None = None  # of the cluster; None: a Ray of this machine
     sweep_seconds: float = Field(default=2.0, gt=0)  # how often expired leases are looked for between asks
+    learn_seconds: float = Field(default=300.0, ge=0)  # how often features of prompts are learned from; 0: on request
     upstream: str | None = None  # inference servers' addresses, separated by commas: the gateway goes before them
     verifier: str | None = None  # of the gateway: a reward model's address, or log_probability
     gateway_config: Path | None = None  # the gateway's YAML file, in place of both

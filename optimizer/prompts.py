@@ -88,8 +88,10 @@ class PromptModel:
             return cls(None, 0.0, low, high, centre, _SHAPES[0])
         mean, left_out = found
         part = slice(0, EXACT)
-        likelihood = {s: _log_likelihood(centre + left_out[part], right[part], drawn[part], s) for s in _SHAPES}
-        blind = max(_log_likelihood(np.full(len(X), centre)[part], right[part], drawn[part], s) for s in _SHAPES)
+        known, none = (centre + left_out)[part].tolist(), [centre] * len(X[part])
+        counts = right[part], drawn[part]
+        likelihood = {s: _log_likelihood([type_prior(m, s) for m in known], *counts) for s in _SHAPES}
+        blind = max(_log_likelihood([type_prior(m, s) for m in none], *counts) for s in _SHAPES)
         best = max(likelihood, key=likelihood.__getitem__)
         signal = (likelihood[best] - blind) / min(len(X), EXACT)
         return cls(mean if signal > SIGNAL else None, signal, low, high, centre, best)
@@ -107,6 +109,10 @@ class PromptModel:
         if self.mean is None:
             return [FLAT] * len(X)
         return [type_prior(m, self.shape) for m in self.log_odds(X).tolist()]
+
+    def log_likelihood(self, X: Rows, right: Values, drawn: Values) -> float:
+        """log P(counts of right answers) under the priors, in nats per prompt: of two models, the better is higher."""
+        return _log_likelihood(self.priors(X), right, drawn) / len(X)
 
     def _check(self, X: Rows) -> None:
         if X.ndim != 2 or X.shape[1] != len(self.low) or not np.isfinite(X).all():
@@ -185,13 +191,13 @@ def _condition(unit: Rows, y: Values, counting: Values) -> tuple[MeanFunction, V
     return MeanFunction(gp.kernel, unit, gp.alpha, gp.hyperparameters.mean), gp.leave_one_out()[0]
 
 
-def _log_likelihood(mean: Values, right: Values, drawn: Values, shape: Shape) -> float:
-    """log P(counts) of all prompts under the priors that ``mean`` and ``shape`` give."""
+def _log_likelihood(priors: Sequence[TypePrior], right: Values, drawn: Values) -> float:
+    """log P(counts) of all prompts under a prior each."""
     theta = np.array(THETAS)
     with np.errstate(divide="ignore", invalid="ignore"):
         hits = np.where(right[:, None] == 0, 0.0, right[:, None] * np.log(theta))
         misses = np.where(right[:, None] == drawn[:, None], 0.0, (drawn - right)[:, None] * np.log1p(-theta))
-    prior = np.array([type_prior(m, shape).theta for m in mean.tolist()])
+    prior = np.array([one.theta for one in priors])
     return float(np.log((np.exp(hits + misses) * prior).sum(1)).sum())
 
 

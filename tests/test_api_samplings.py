@@ -1,5 +1,6 @@
 """Samplings and calibrations over HTTP: the library's decisions; repeats, conflicts, restarts, bad input."""
 
+import asyncio
 import json
 import random
 from collections.abc import Callable, Generator
@@ -14,8 +15,10 @@ from live import Service, serving
 from scored_answers import document
 from strategies import STRANGE, places, replaced
 
+from suffice.api.calibrating import Fitting
 from suffice.api.calibration_store import CalibrationStore
 from suffice.api.database import Database, migrate
+from suffice.api.prompt_learning import FEWEST, PromptLearning
 from suffice.api.service_calibrations import ServiceCalibrations
 from suffice.optimizer import Draw, Enough, Sampling, decide
 from suffice.optimizer.allocation import Batch
@@ -705,3 +708,39 @@ def test_features_become_priors_and_finished_prompts_are_learned_from(service: S
     nothing = service.call("POST", "/v1/calibrations/bare/prompts", status=422)
     assert nothing["errors"][0]["field"] == "features"
     service.call("POST", "/v1/calibrations/nobody/prompts", status=404)
+
+
+def answer_all(service: Service, path: str) -> None:
+    """Have all prompts of a sampling answered, those with a larger feature right more often."""
+    while "stop" not in (found := ask(service, path)):
+        told: list[dict[str, Any]] = []
+        for draw in found["draws"]:
+            right = (int(draw["prompt"].removeprefix("k")) % 10 + 0.5) / 10
+            own = [(n, reading(draw["prompt"], n, right=right)["answer"]) for n in draw["numbers"]]
+            told += [{"prompt": draw["prompt"], "number": n, "answer": answer} for n, answer in own]
+        tell(service, path, told)
+
+
+def test_what_features_tell_is_learned_without_being_asked_for(service: Service):
+    learning = PromptLearning(service.parts.samplings, Fitting())
+    bare = known_pool(12)
+    for prompt in bare["prompts"]:
+        del prompt["features"]
+    wished = {"name": "k", "pool": bare, "max_samples": 8, "orders": 2}
+    assert "signal" not in service.call("POST", "/v1/calibrations", wished, status=201)
+    wanted = {"calibration": "k", "max_samples": 8, "price": 0.001}
+    prompts = [{"id": f"k{i}", "features": [i % 10 / 10, 1.0]} for i in range(FEWEST)]
+
+    answer_all(service, create(service, prompts=prompts[:-1], **wanted))
+    asyncio.run(learning.look())
+    assert service.call("GET", "/v1/calibrations/k")["version"] == 1, "one prompt too few"
+    answer_all(service, create(service, prompts=prompts[-1:], **wanted))
+    made = next(one for one in asyncio.run(learning.look()) if one.name == "k")
+    assert (made.name, made.version) == ("k", 2)
+    assert made.signal is not None
+    assert made.signal > 0.05
+    assert asyncio.run(learning.look()) == [], "nothing is new"
+
+    answer_all(service, create(service, prompts=prompts, **wanted))
+    asyncio.run(learning.look())
+    assert service.call("GET", "/v1/calibrations/k")["version"] == 2, "what is new is what was known"
