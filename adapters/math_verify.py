@@ -1,7 +1,7 @@
 """Whether two answers are the same mathematically, by math-verify, in processes that can be killed.
 
 math-verify guards itself by signal.alarm, which works in main threads only, and some inputs keep it busy for minutes.
-So it runs in a process of its own, one line of JSON per question, and a question that takes too long ends that process.
+So it runs in processes of its own, one line of JSON per question, and a question that takes too long ends its process.
 
     async with MathEquality() as equality:
         await equality.same(r"\\frac{1}{2}", "0.5")     # True
@@ -19,6 +19,8 @@ from typing import Any, Self
 
 SECONDS = 2.0  # for a question
 START_SECONDS = 60.0  # until the process is there: SymPy takes its time
+PROCESSES = 2  # at most: so many questions are looked into at a time
+KEPT = 10_000  # verdicts
 LONGEST = 2000  # characters; longer answers are compared as text
 
 
@@ -28,13 +30,14 @@ def installed() -> bool:
 
 
 class MathEquality:
-    """Answers one question after the other; ``killed`` counts those that took too long."""
+    """Answers questions, up to ``processes`` at a time, each of which starts when it is needed."""
 
-    def __init__(self, seconds: float = SECONDS) -> None:
-        self.killed = 0
+    def __init__(self, seconds: float = SECONDS, processes: int = PROCESSES) -> None:
         self._seconds = seconds
-        self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
+        self._all = [_Asker() for _ in range(processes)]
+        self._idle: asyncio.LifoQueue[_Asker] = asyncio.LifoQueue()  # the last used is asked first: it is there
+        for one in self._all:
+            self._idle.put_nowait(one)
         self._known: dict[tuple[str, str], bool] = {}
 
     async def __aenter__(self) -> Self:
@@ -46,12 +49,14 @@ class MathEquality:
         await self.close()
 
     async def close(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        if process is not None and process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        """End the processes."""
+        for one in self._all:
+            await one.close()
+
+    @property
+    def killed(self) -> int:
+        """How many questions took too long, or ended their process."""
+        return sum(one.killed for one in self._all)
 
     async def same(self, one: str, other: str) -> bool:
         """Whether they are equal; as text where math-verify cannot read them, or takes too long."""
@@ -61,19 +66,35 @@ class MathEquality:
             return False
         pair = (one, other)
         if pair not in self._known:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            async with self._turn:
-                self._known[pair] = await self._ask(pair)
+            asker = await self._idle.get()
+            try:
+                if pair not in self._known:  # nobody has asked meanwhile
+                    self._keep(pair, await asker.ask(pair, self._seconds))
+            finally:
+                self._idle.put_nowait(asker)
         return self._known[pair]
 
-    async def _ask(self, pair: tuple[str, str]) -> bool:
+    def _keep(self, pair: tuple[str, str], verdict: bool) -> None:
+        if len(self._known) > KEPT:
+            self._known.clear()
+        self._known[pair] = verdict
+
+
+class _Asker:
+    """A process that is asked one question after the other."""
+
+    def __init__(self) -> None:
+        self.killed = 0
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def ask(self, pair: tuple[str, str], seconds: float) -> bool:
+        """The verdict; False where it takes longer."""
         try:
             process = await self._running()
             assert process.stdin is not None
             assert process.stdout is not None
             process.stdin.write(json.dumps(pair).encode() + b"\n")
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(seconds):
                 line = await process.stdout.readline()
         except BaseException as error:
             await self.close()  # also where the asking is cancelled: its answer would be taken for the next one's
@@ -87,15 +108,23 @@ class MathEquality:
             return False
         return json.loads(line) is True
 
+    async def close(self) -> None:
+        """End the process."""
+        process, self.process = self.process, None
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
     async def _running(self) -> asyncio.subprocess.Process:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
+        if self.process is None or self.process.returncode is not None:
+            self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-P", "-m", __name__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
             )
-            assert self._process.stdout is not None
+            assert self.process.stdout is not None
             async with asyncio.timeout(START_SECONDS):
-                await self._process.stdout.readline()
-        return self._process
+                await self.process.stdout.readline()
+        return self.process
 
 
 # --- in the process ---------------------------------------------------------------------------------------------------

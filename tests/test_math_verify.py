@@ -24,20 +24,39 @@ def test_unequal(pair: tuple[str, str]):
     assert not equal(*pair)
 
 
+def pids(equality: MathEquality) -> list[int]:
+    return [one.process.pid for one in equality._all if one.process is not None]
+
+
+def test_questions_are_looked_into_side_by_side():
+    async def ask() -> list[bool]:
+        async with MathEquality(processes=2) as equality:
+            asked = [
+                equality.same(r"\frac{1}{2}", "0.5"),
+                equality.same("1", "2"),
+                equality.same(r"\frac{1}{2}", "0.5"),
+            ]
+            found = await asyncio.gather(*asked)
+            assert len(pids(equality)) == 2
+            return found
+
+    assert asyncio.run(ask()) == [True, False, True]
+
+
 def test_what_takes_too_long_is_killed_and_the_next_question_is_answered(monkeypatch: pytest.MonkeyPatch):
     async def ask() -> list[bool]:
         async with MathEquality() as equality:
             found = [await equality.same(r"\frac{1}{2}", "0.5"), await equality.same("1", "2")]
-            assert equality._process is not None
-            first = equality._process.pid
+            first = pids(equality)
+            assert len(first) == 1, "one after the other: one process"
             equality._seconds = 0.0
             found.append(await equality.same("3", r"\frac{6}{2}"))
             equality._seconds = 30.0
             found.append(await equality.same("4", r"\frac{8}{2}"))
-            assert equality._process.pid != first
+            assert pids(equality) != first
             assert equality.killed == 1
-            left = equality._process
-        assert left.returncode is not None
+            left = [one.process for one in equality._all if one.process is not None]
+        assert [process.returncode is not None for process in left] == [True]
         return found
 
     assert asyncio.run(ask()) == [True, False, False, True]
@@ -47,7 +66,7 @@ def test_text_that_is_equal_or_too_long_needs_no_process():
     async def ask() -> tuple[bool, bool]:
         equality = MathEquality()
         found = await equality.same("a", "a"), await equality.same("1" * math_verify.LONGEST, "2" * 3000)
-        assert equality._process is None
+        assert not pids(equality)
         return found
 
     assert asyncio.run(ask()) == (True, False)
