@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 from benchmarks.service import Served
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 Results = dict[str, float]
 LOOKS: dict[str, dict[str, Any]] = {
@@ -171,14 +171,32 @@ def settled(page: Page, path: str) -> None:
         page.evaluate("scrollTo(0, 0)")
 
 
+def around(first: Locator, last: Locator) -> Any:
+    """From the top of the first to the bottom of the last."""
+    top, bottom = first.bounding_box(), last.bounding_box()
+    assert top is not None
+    assert bottom is not None
+    return {**top, "height": bottom["y"] + bottom["height"] - top["y"]}
+
+
 def for_the_docs(browser: Browser, url: str, made: str, out: Path) -> None:
     sharp: dict[str, Any] = {**LOOKS["light"], "device_scale_factor": 1.5}
     page = opened(browser, url, "/studies/language-model", **{**sharp, "viewport": {"width": 1180, "height": 852}})
     settled(page, "/studies/language-model")
     page.get_by_text("expected to gain").first.wait_for()
     page.screenshot(path=out / "dashboard.png")
-    page.locator(".many").scroll_into_view_if_needed()
-    page.locator("section", has=page.locator(".many")).screenshot(path=out / "dashboard_model.png")
+    page.evaluate("scrollTo(0, 0)")
+    beliefs = page.locator("section", has=page.locator(".many"))
+    both = page.locator(".pair", has=page.get_by_role("heading", name="Two parameters at once"))
+    page.screenshot(path=out / "dashboard_model.png", full_page=True, clip=around(beliefs, both))
+    page.context.close()
+    page = opened(browser, url, "/studies/few-steps", **{**sharp, "viewport": {"width": 1180, "height": 900}})
+    schedules = page.locator("section", has=page.get_by_role("heading", name="Schedules: times"))
+    images = page.locator("section", has=page.get_by_role("heading", name="Images"))
+    images.scroll_into_view_if_needed()
+    expect(images.locator("img").last).not_to_have_js_property("naturalWidth", 0)
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=out / "dashboard_images.png", full_page=True, clip=around(schedules, images))
     page.context.close()
     page = opened(browser, url, f"/samplings/{made}", **{**sharp, "viewport": {"width": 1180, "height": 900}})
     page.get_by_role("button", name="Replay problem 3", exact=True).click()

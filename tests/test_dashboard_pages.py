@@ -266,6 +266,10 @@ def test_pictures_can_be_taken_away_and_read_as_tables(visitor: Visitor, tmp_pat
         start = {"SVG": b"<svg", "PNG": b"\x89PNG", "CSV": b"trial,loss"}[kind]
         assert file.read_bytes().startswith(start)
     assert len((tmp_path / "figure.csv").read_text().splitlines()) == 15
+    page.get_by_label("All parameters at once: download").click()
+    with page.expect_download() as download:
+        page.get_by_label("All parameters at once: download").locator("..").get_by_role("button", name="CSV").click()
+    assert len(Path(download.value.path()).read_text().splitlines()) == 15
     figure.get_by_role("button", name="Progress: as a table").click()
     expect(figure.get_by_role("region", name="Progress").locator("tbody tr")).to_have_count(14)
 

@@ -6,7 +6,8 @@
  * keys, and opened where they have `href`.
  * @module
  */
-import { csv, download, h, s, table } from "./dom.js";
+import { h, s, table } from "./dom.js";
+import { downloads } from "./downloads.js";
 import { choice, extent, numeric } from "./scales.js";
 
 /**
@@ -47,7 +48,6 @@ import { choice, extent, numeric } from "./scales.js";
  * @property {{head: string[], rows: any[][]}} data
  */
 
-const STYLES = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-opacity", "stroke-dasharray", "stroke-linecap", "stroke-linejoin", "font-size", "font-family", "opacity"];
 const MOST_ROWS = 200;
 
 /** A frame that is drawn into again and again. */
@@ -66,7 +66,7 @@ export class Figure {
     /** @type {{x: number, y: number, tip: string, href?: string}[]} */
     this.points = [];
     this.current = -1;
-    this.tools = h("div", { class: "tools" }, this.#asTable(), this.#downloads());
+    this.tools = h("div", { class: "tools" }, this.#asTable(), downloads(title, () => /** @type {SVGSVGElement} */ (this.plot.querySelector("svg")), () => (this.picture ? [this.picture.data.head, ...this.picture.data.rows] : [])));
     this.element = h("figure", {}, h("figcaption", {}, h(how.level ?? "h2", {}, title), this.note, this.tools), this.plot, this.legend, this.listed);
     this.width = 0;
     new ResizeObserver(() => {
@@ -102,55 +102,11 @@ export class Figure {
     return button;
   }
 
-  #downloads() {
-    const kinds = /** @type {const} */ ([["PNG", () => this.#png()], ["SVG", () => download(`${this.title}.svg`, this.#svg().blob)], ["CSV", () => this.#csv()]]);
-    const menu = h("details", {}, h("summary", { "aria-label": `${this.title}: download` }, "Download"),
-      h("div", {}, kinds.map(([name, act]) => h("button", { type: "button", on: { click: () => { act(); menu.open = false; } } }, name))));
-    menu.addEventListener("keydown", (/** @type {KeyboardEvent} */ e) => { if (e.key === "Escape") menu.open = false; });
-    menu.addEventListener("focusout", (/** @type {FocusEvent} */ e) => { if (e.relatedTarget && !menu.contains(e.relatedTarget)) menu.open = false; });
-    return menu;
-  }
-
   #list() {
     if (!this.picture) return;
     const { head, rows } = this.picture.data;
     const caption = rows.length > MOST_ROWS ? `${this.title}: ${MOST_ROWS} of ${rows.length} rows; the CSV has all` : this.title;
     this.listed.replaceChildren(table(caption, head, rows.slice(0, MOST_ROWS).map((row) => row.map((cell) => (cell === null || cell === undefined ? "" : String(cell))))));
-  }
-
-  #csv() {
-    if (this.picture) download(`${this.title}.csv`, new Blob([csv([this.picture.data.head, ...this.picture.data.rows])], { type: "text/csv" }));
-  }
-
-  /** The picture as a file of its own, with its styles in it. */
-  #svg() {
-    const own = /** @type {SVGSVGElement} */ (this.plot.querySelector("svg"));
-    const copy = /** @type {SVGSVGElement} */ (own.cloneNode(true));
-    const to = [copy, ...copy.querySelectorAll("*")];
-    [own, ...own.querySelectorAll("*")].forEach((element, i) => {
-      const style = getComputedStyle(element);
-      for (const name of STYLES) to[i].setAttribute(name, style.getPropertyValue(name));
-      to[i].removeAttribute("class");
-    });
-    const [width, height] = [own.clientWidth || this.width, own.clientHeight || this.width / 2];
-    copy.setAttribute("width", String(width));
-    copy.setAttribute("height", String(height));
-    copy.prepend(s("rect", { width, height, fill: getComputedStyle(this.element.closest(".card") ?? document.body).backgroundColor }));
-    const text = new XMLSerializer().serializeToString(copy);
-    return { blob: new Blob([text], { type: "image/svg+xml" }), width, height };
-  }
-
-  #png() {
-    const { blob, width, height } = this.#svg();
-    const url = URL.createObjectURL(blob);
-    const image = new Image();
-    image.onload = () => {
-      const canvas = h("canvas", { width: width * 2, height: height * 2 });
-      canvas.getContext("2d").drawImage(image, 0, 0, width * 2, height * 2);
-      URL.revokeObjectURL(url);
-      canvas.toBlob((/** @type {Blob} */ png) => download(`${this.title}.png`, png), "image/png");
-    };
-    image.src = url;
   }
 
   // --- drawing ---
@@ -241,7 +197,7 @@ function axes(picture, width, height, small) {
   const y = scale(picture.y, picture.layers, "y", [bottom, 10], small ? 4 : 6);
   const longest = Math.max(2, ...y.ticks.map((t) => t.text.length));
   const left = Math.min(24 + longest * 6.6 + 8, width * 0.38);
-  const x = scale(picture.x, picture.layers, "x", [left, width - 12], Math.max(2, Math.min(10, Math.floor(width / 90))));
+  const x = scale(picture.x, picture.layers, "x", [left, width - 12], Math.max(3, Math.min(10, Math.floor(width / 90))));
   return { left, bottom, x, y };
 }
 

@@ -34,7 +34,8 @@ export function progress(study, index) {
     all.hidden = !far || (how.log && positive);
     log.hidden = !positive;
     const cut = far > 0 && !how.all && !(how.log && positive);
-    const shown = cut ? p.values.map((/** @type {number} */ v) => (larger ? Math.max(v, fence) : Math.min(v, fence))) : p.values;
+    const drawn = (/** @type {number[]} */ values) => (cut ? values.map((v) => (larger ? Math.max(v, fence) : Math.min(v, fence))) : values);
+    const shown = drawn(p.values);
     const r = index === 0 ? overview.recommended : null;
     const end = Math.max(p.numbers.at(-1), p.best_numbers.at(-1) ?? 0);
     const many = p.numbers.length > 400;
@@ -47,7 +48,7 @@ export function progress(study, index) {
       layers: [
         { kind: "dots", x: p.numbers, y: shown, size: many ? 2.2 : 3.6, look: "soft", name: "result", look_of: (i) => (p.feasible[i] ? "soft" : "bad"), tip: (i) => `trial ${p.numbers[i]}\n${p.metric} ${number(p.values[i], 6)}${p.feasible[i] ? "" : "\nbreaks an outcome constraint"}`, href: (i) => trialPath(study.name, p.numbers[i]) },
         ...(p.feasible.includes(false) ? [/** @type {any} */ ({ kind: "dots", x: [], y: [], look: "bad", name: "breaks a constraint" })] : []),
-        { kind: "line", x: [...p.best_numbers, end], y: [...p.best_values, p.best_values.at(-1)], step: true, look: "best", name: "best so far", outside: true },
+        { kind: "line", x: [...p.best_numbers, end], y: drawn([...p.best_values, p.best_values.at(-1)]), step: true, look: "best", name: "best so far", outside: true },
         ...(r ? recommended(r, p.metric, study.name) : []),
       ],
       data: { head: ["trial", p.metric, "constraints hold"], rows: p.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, p.values[i], p.feasible[i]]) },
@@ -157,7 +158,7 @@ export function everything(study) {
   const specs = study.parameters.filter((/** @type {any} */ p) => shown.includes(p.type)).slice(0, 16);
   const objective = study.objectives[0];
   const lines = parallel(specs, objective.metric, objective.direction === "maximize", (n) => trialPath(study.name, n));
-  return { element: h("section", { class: "card", hidden: !specs.length }, h("h2", {}, "All parameters at once"), ...lines.element), draw: (/** @type {any} */ overview) => lines.draw(overview.parallel) };
+  return { element: h("section", { class: "card", hidden: !specs.length }, ...lines.element), draw: (/** @type {any} */ overview) => lines.draw(overview.parallel) };
 }
 
 /** Outcome constraints: what was measured, and the bound. @param {any} study @param {number} index */

@@ -1,6 +1,7 @@
 // @ts-check
 /** All parameters at once: a line per trial. Drag along an axis, or choose ranges, to see only what passes there. @module */
 import { field, h, s, select, short } from "./dom.js";
+import { downloads } from "./downloads.js";
 import { parsed } from "./forms.js";
 import { colour, extent, numeric, ofParameter } from "./scales.js";
 
@@ -121,7 +122,9 @@ export function parallel(parameters, metric, larger, href) {
     return made;
   }
 
-  return { element: [host, h("div", { class: "row" }, said, clear), chosen], draw: (/** @type {any} */ found) => { data = found; paint(); }, href };
+  const head = h("div", { class: "row" }, h("h2", {}, "All parameters at once"), h("div", { class: "tools push" }, downloads("All parameters at once",
+    () => /** @type {SVGSVGElement} */ (host.querySelector("svg")), () => [["trial", ...names], ...data.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, ...names.map((name) => data.columns[name][i])])])));
+  return { element: [head, host, h("div", { class: "row" }, said, clear), chosen], draw: (/** @type {any} */ found) => { data = found; paint(); }, href };
 }
 
 /** From 0, the worst, to 1, the best. @param {(number | null)[]} values @param {boolean} larger */
