@@ -136,7 +136,7 @@ def _situation(
     base = np.concatenate([observed, pending[~_repeated(pending, observed)]])
     if definition.target is not None:
         return _situation_at(definition.target, definition, surrogate, base, pending, seed)
-    moved = _moved(definition.space, surrogate, base)
+    moved = base[:0] if _begun(definition, base) else _moved(definition.space, surrogate, base)
     base = np.concatenate([base, moved])
     feasibility = LogFeasibility(list(surrogate.feasibility)) if surrogate.feasibility else None
     situation = Situation(
@@ -178,6 +178,11 @@ def _situation_at(
         target=target,
     )
     return situation, target.posterior(gp, base)[0]
+
+
+def _begun(definition: Definition, base: Float64[np.ndarray, "b d"]) -> bool:
+    """Whether as many configurations were measured where the choice is made as a study begins with."""
+    return int(inside(definition.space, base).sum()) >= definition.design_size
 
 
 def _moved(space: Space, surrogate: Surrogate, base: Float64[np.ndarray, "b d"]) -> Float64[np.ndarray, "_ d"]:

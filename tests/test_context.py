@@ -151,9 +151,27 @@ def test_pending_trials_elsewhere_count() -> None:
     assert [t.source.pending for t in batch] == [1, 2]
 
 
+def test_what_was_measured_here_is_what_is_to_be_improved_on() -> None:
+    """What did best elsewhere is tried here, too; until then its value here is drawn."""
+    study = Study(SITES, context=["site"], noise="none", seed=0)
+
+    def same(p: dict[str, Any]) -> float:
+        return (p["x"] - 0.3) ** 2 + (p["y"] - 0.6) ** 2
+
+    run(study, same, 12, site="a")
+    there = run(study, same, 8, site="b")
+    size = study._definition.design_size
+    assert [t.source.method for t in there[:size]] == ["noisy_expected_improvement"] * size
+    assert [t.source.method for t in there[size:]] == ["expected_improvement"] * (8 - size)
+    best = study.best_at({"site": "b"})
+    assert "others that were never visited" in best.why
+    assert best.trial.params["site"] == "b"
+    assert min(map(same, (t.params for t in there[size:]))) < 1e-4
+
+
 def test_noise_and_outcome_constraints() -> None:
     rng = np.random.default_rng(0)
-    study = Study(SITES, "minimize", outcome_constraints=["weight <= 0.5"], context=["site"], seed=0)
+    study = Study(SITES, "minimize", outcome_constraints=["weight <= 0.5"], context=["site"], noise=0.1, seed=0)
 
     def f(p: dict[str, Any]) -> dict[str, float]:
         return {"objective": bowl(p) + 0.1 * rng.standard_normal(), "weight": p["x"]}
