@@ -56,7 +56,7 @@ def least(f: Function, dimension: int, c: int) -> float:
     X = np.random.default_rng(0).random((2000, dimension))
     values = np.array([f(x, c) for x in X])
     bounds = [(0.0, 1.0)] * dimension
-    return min(values.min(), *(minimize(f, X[i], c, bounds=bounds).fun for i in np.argsort(values)[:5]))
+    return min(float(values.min()), *(float(minimize(f, X[i], c, bounds=bounds).fun) for i in np.argsort(values)[:5]))
 
 
 def run(dimension: int, f: Function, seed: int, turns: bool) -> list[float]:
