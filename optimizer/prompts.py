@@ -14,6 +14,7 @@ hurt. Up to EXACT prompts the process is exact; more are seen through inducing p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,6 +34,7 @@ from .models import Data, FitError, GaussianProcess, Hyperparameters
 EXACT = 2000  # prompts up to which the process is exact
 INDUCING = 512  # inducing points for more
 FITTED = 300  # prompts that hyperparameters are fitted to, at random
+NUMBER = re.compile(r"\d+")
 OWN = (0.1, 0.3, 1.0, 3.0)  # variances of log odds among prompts of equal features, of which the most probable is taken
 SIGNAL = 0.02  # nats per prompt by which features have to predict better than none
 CENTRES = np.arange(-5.0, 5.01, 0.5)  # to which log odds are rounded, so that prompts share tables
@@ -83,7 +85,7 @@ class PromptModel:
         low, high = X.min(0), X.max(0)
         y = np.log((right + 0.5) / (drawn - right + 0.5))
         centre = float(y.mean())
-        found = _condition(_unit(X, low, high), y - centre, 1.0 / (right + 0.5) + 1.0 / (drawn - right + 0.5))
+        found = learned(unit(X, low, high), y - centre, 1.0 / (right + 0.5) + 1.0 / (drawn - right + 0.5))
         if found is None:
             return cls(None, 0.0, low, high, centre, _SHAPES[0])
         mean, left_out = found
@@ -101,7 +103,7 @@ class PromptModel:
         self._check(X)
         if self.mean is None:
             return np.full(len(X), self.centre)
-        return self.centre + self.mean(_unit(X, self.low, self.high))
+        return self.centre + self.mean(unit(X, self.low, self.high))
 
     def priors(self, X: Rows) -> list[TypePrior]:
         """The prior over types of each prompt; flat without signal."""
@@ -169,26 +171,29 @@ def _rounded(centre: float, spread: float, flat: float) -> TypePrior:
 _SHAPES = [Shape(b, s, f) for b in STRETCH for s in SPREADS for f in FLAT_SHARES]
 
 
-def _condition(unit: Rows, y: Values, counting: Values) -> tuple[MeanFunction, Values] | None:
-    """The posterior mean of centred log odds, and that of each prompt given all others; None where numerics fail."""
-    groups, part = np.arange(unit.shape[1]), slice(0, FITTED)
+def learned(rows: Rows, y: Values, counting: Values) -> tuple[MeanFunction, Values] | None:
+    """The posterior mean of centred values of prompts, and that of each given all others; None where numerics fail.
+
+    ``rows`` are features from 0 to 1, in random order; ``counting`` is the variance with which each value was counted.
+    """
+    groups, part = np.arange(rows.shape[1]), slice(0, FITTED)
     found: list[tuple[float, float, Hyperparameters]] = []
     for own in OWN:
         try:
-            fitted = fit(Data(unit[part], y[part], counting[part] + own, groups), Prior(), noise=None)
+            fitted = fit(Data(rows[part], y[part], counting[part] + own, groups), Prior(), noise=None)
             found.append((fitted.loss, own, fitted.hyperparameters))
         except FitError:
             continue
     if not found:
         return None
     _, own, hyperparameters = min(found, key=lambda f: f[0])
-    if len(unit) > EXACT:
-        return condition(hyperparameters.kernel(groups), unit, y, counting + own, INDUCING)
+    if len(rows) > EXACT:
+        return condition(hyperparameters.kernel(groups), rows, y, counting + own, INDUCING)
     try:
-        gp = GaussianProcess(Data(unit, y, counting + own, groups), hyperparameters)
+        gp = GaussianProcess(Data(rows, y, counting + own, groups), hyperparameters)
     except FitError:
         return None
-    return MeanFunction(gp.kernel, unit, gp.alpha, gp.hyperparameters.mean), gp.leave_one_out()[0]
+    return MeanFunction(gp.kernel, rows, gp.alpha, gp.hyperparameters.mean), gp.leave_one_out()[0]
 
 
 def _log_likelihood(priors: Sequence[TypePrior], right: Values, drawn: Values) -> float:
@@ -201,9 +206,22 @@ def _log_likelihood(priors: Sequence[TypePrior], right: Values, drawn: Values) -
     return float(np.log((np.exp(hits + misses) * prior).sum(1)).sum())
 
 
-def _unit(X: Rows, low: Columns, high: Columns) -> Rows:
+def unit(X: Rows, low: Columns, high: Columns) -> Rows:
     """Features from 0 to 1 over the prompts learned from; a little beyond for others."""
     return np.clip((X - low) / np.maximum(high - low, 1e-12), -0.2, 1.2)
+
+
+def text_features(text: str) -> list[float]:
+    """Cheap features of a prompt's text, where there is no embedding: how long it is, and what it is made of.
+
+    The logarithms of its characters, lines and numbers, and shares of its characters: digits, capitals, punctuation,
+    what formulas and code are full of, and what is not ASCII.
+    """
+    n = max(len(text), 1)
+    shares = (str.isdigit, str.isupper, ".,;:!?".__contains__, "\\^_{}()[]<>=+*/$".__contains__)
+    counts = [*(sum(map(kind, text)) for kind in shares), sum(not c.isascii() for c in text)]
+    sizes = [len(text), text.count("\n"), len(NUMBER.findall(text))]
+    return [*(float(np.log1p(size)) for size in sizes), *(count / n for count in counts)]
 
 
 def history(values: Sequence[float], n: float, mean: float = 0.5, strength: float = 2.0) -> float:
