@@ -75,7 +75,7 @@ def drawn(fid: float, noise: random.Random) -> bytes:
     for _ in range(9):
         (u, v), width = rng.uniform(-0.4, 0.4, 2), rng.uniform(0.15, 0.5)
         blob = np.exp(-((x[:, None] - u) ** 2 + (x - v) ** 2) / width)
-        tiles.append(np.clip(blob + 0.03 * (fid - 4) * rng.standard_normal((48, 48)), 0, 1))
+        tiles.append(np.clip(blob + 0.015 * (fid - 4) * rng.standard_normal((48, 48)), 0, 1))
     rows = [np.hstack(tiles[k : k + 3]) for k in (0, 3, 6)]
     out = io.BytesIO()
     Image.fromarray((255 * np.vstack(rows)).astype(np.uint8)).save(out, "PNG")
@@ -190,13 +190,15 @@ def for_the_docs(browser: Browser, url: str, made: str, out: Path) -> None:
     both = page.locator(".pair", has=page.get_by_role("heading", name="Two parameters at once"))
     page.screenshot(path=out / "dashboard_model.png", full_page=True, clip=around(beliefs, both))
     page.context.close()
-    page = opened(browser, url, "/studies/few-steps", **{**sharp, "viewport": {"width": 1180, "height": 900}})
+    page = opened(browser, url, "/studies/few-steps", **{**LOOKS["light"], "viewport": {"width": 1000, "height": 900}})
     schedules = page.locator("section", has=page.get_by_role("heading", name="Schedules: times"))
     images = page.locator("section", has=page.get_by_role("heading", name="Images"))
     images.scroll_into_view_if_needed()
     expect(images.locator("img").last).not_to_have_js_property("naturalWidth", 0)
     page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=out / "dashboard_images.png", full_page=True, clip=around(schedules, images))
+    few = Image.open(out / "dashboard_images.png").convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+    few.save(out / "dashboard_images.png", optimize=True)  # noise packs badly
     page.context.close()
     page = opened(browser, url, f"/samplings/{made}", **{**sharp, "viewport": {"width": 1180, "height": 900}})
     page.get_by_role("button", name="Replay problem 3", exact=True).click()
