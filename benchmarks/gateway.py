@@ -35,7 +35,8 @@ import aiohttp
 import uvicorn
 
 from suffice.adapters.vllm import ON_CPU, SERVER, NotServing, serving
-from suffice.optimizer import Draw, Sampling
+from suffice.api.drawing import Answer, Drawing, Drawn, Limits
+from suffice.optimizer import Sampling
 
 TICK = os.sysconf("SC_CLK_TCK")
 AT_ONCE = 8
@@ -265,18 +266,48 @@ def on_vllm(python: Path, cases: int = 60) -> dict[str, Any]:
         return latency(url, questions, at_once=1, max_tokens=128)
 
 
-def in_theory(cases: int = CASES) -> float:
-    """How many draws the decisions of `latency` need one by one, computed without any server."""
-    total = 0
-    for case in range(cases):
-        sampling = Sampling(price=0.005, max_samples=16)
-        n = 0
-        while isinstance(step := sampling.ask(), Draw):
-            for _ in range(step.count):
-                sampling.tell(drawn(case, n)[0])
-                n += 1
-        total += step.samples
-    return total / cases
+class NoTime(asyncio.SelectorEventLoop):
+    """A loop whose clock goes on to the next timer at once: computing takes no time, and waiting neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at = 0.0
+        self._selector.select = self._skip  # type: ignore[attr-defined]
+
+    def time(self) -> float:
+        return self._at
+
+    def _skip(self, timeout: float | None = None) -> list[Any]:
+        self._at += timeout or 0.0
+        return []
+
+
+def in_theory(cases: int = CASES) -> dict[str, Any]:
+    """Mean seconds to the decisions of `latency`, and draws issued, were it not for what a gateway computes."""
+    found: dict[str, Any] = {}
+    with asyncio.Runner(loop_factory=NoTime) as runner:
+        for name, window in (("one by one", 1), ("window", None)):
+            each = [runner.run(_undisturbed(case, window)) for case in range(cases)]
+            found[name] = {
+                "seconds": statistics.mean(seconds for seconds, _ in each),
+                "counted": statistics.mean(len(drawn.counted) for _, drawn in each),
+                "issued": statistics.mean(drawn.issued for _, drawn in each),
+            }
+    return found
+
+
+async def _undisturbed(case: int, window: int | None) -> tuple[float, Drawn]:
+    clock = asyncio.get_running_loop().time
+
+    async def draw(number: int) -> Answer:
+        answer, seconds = drawn(case, number)
+        await asyncio.sleep(seconds)
+        return Answer(number, answer, TOKENS)
+
+    began = clock()
+    sampling = Sampling(price=0.005, max_samples=16)
+    found = await Drawing(sampling, draw, Limits(16, window=window), clock=clock).run()
+    return clock() - began, found
 
 
 # --- load -------------------------------------------------------------------------------------------------------------
@@ -429,7 +460,7 @@ def main() -> None:
             return
         found: dict[str, Any] = {}
         if "suffice" in args.only:
-            found = {"suffice": ours(url, args.requests), "draws in theory": in_theory()}
+            found = {"suffice": ours(url, args.requests), "in theory": in_theory()}
         measured = {
             name: partial(peer, env / "bin", url, args.requests, Path(folder)) for name, (peer, env) in PEERS.items()
         }

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from benchmarks.gateway import in_theory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -143,3 +144,11 @@ def test_a_refusal_ends_it_at_once_and_later_it_is_decided_on_what_is_there():
 def test_a_deadline_without_an_answer_is_an_error():
     with pytest.raises(OutOfTime):
         run(Draws(["a"], [10**9]), Limits(4, seconds=0.02))
+
+
+def test_the_window_takes_at_most_a_third_of_the_time_of_one_by_one():
+    one, window = in_theory(60).values()
+    assert one["counted"] == window["counted"]
+    assert one["issued"] == one["counted"]
+    assert window["seconds"] <= one["seconds"] / 3
+    assert window["issued"] < 2 * window["counted"]
