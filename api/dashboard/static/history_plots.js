@@ -10,7 +10,7 @@ const FENCE = 1.5; // interquartile ranges beyond the quartiles, from where valu
 /** @param {string} study @param {number} trial */
 export const trialPath = (study, trial) => `/studies/${encodeURIComponent(study)}/trials/${trial}`;
 
-/** Results and the best so far, by trial; one figure per objective. @param {any} study @param {number} index */
+/** Results and the best so far, by trial; one figure per objective. @param {import("../service").StudyOut} study @param {number} index */
 export function progress(study, index) {
   const objective = study.objectives[index];
   const figure = new Figure(study.objectives.length > 1 ? `Progress: ${objective.metric}` : "Progress");
@@ -21,7 +21,7 @@ export function progress(study, index) {
   const all = tick("Show results far away", false, (on) => { how.all = on; redraw(); });
   const log = tick("Log scale", false, (on) => { how.log = on; redraw(); });
 
-  /** @param {any} overview */
+  /** @param {import("../service").Overview} overview */
   function draw(overview) {
     last = overview;
     const p = overview.progress[index];
@@ -37,7 +37,7 @@ export function progress(study, index) {
     const drawn = (/** @type {number[]} */ values) => (cut ? values.map((v) => (larger ? Math.max(v, fence) : Math.min(v, fence))) : values);
     const shown = drawn(p.values);
     const r = index === 0 ? overview.recommended : null;
-    const end = Math.max(p.numbers.at(-1), p.best_numbers.at(-1) ?? 0);
+    const end = Math.max(p.numbers.at(-1) ?? 0, p.best_numbers.at(-1) ?? 0);
     const many = p.numbers.length > 400;
     figure.draw({
       x: { label: "trial", whole: true },
@@ -48,7 +48,7 @@ export function progress(study, index) {
       layers: [
         { kind: "dots", x: p.numbers, y: shown, size: many ? 2.2 : 3.6, look: "soft", name: "result", look_of: (i) => (p.feasible[i] ? "soft" : "bad"), tip: (i) => `trial ${p.numbers[i]}\n${p.metric} ${number(p.values[i], 6)}${p.feasible[i] ? "" : "\nbreaks an outcome constraint"}`, href: (i) => trialPath(study.name, p.numbers[i]) },
         ...(p.feasible.includes(false) ? [/** @type {any} */ ({ kind: "dots", x: [], y: [], look: "bad", name: "breaks a constraint" })] : []),
-        { kind: "line", x: [...p.best_numbers, end], y: drawn([...p.best_values, p.best_values.at(-1)]), step: true, look: "best", name: "best so far", outside: true },
+        { kind: "line", x: [...p.best_numbers, end], y: drawn([...p.best_values, ...p.best_values.slice(-1)]), step: true, look: "best", name: "best so far", outside: true },
         ...(r ? recommended(r, p.metric, study.name) : []),
       ],
       data: { head: ["trial", p.metric, "constraints hold"], rows: p.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, p.values[i], p.feasible[i]]) },
@@ -57,16 +57,16 @@ export function progress(study, index) {
   return { element: h("section", { class: "card" }, figure.element, h("div", { class: "row" }, log, all)), draw };
 }
 
-/** With several objectives: what the front dominates, by trial. @param {any} study */
+/** With several objectives: what the front dominates, by trial. @param {import("../service").StudyOut} study */
 export function hypervolume(study) {
   const figure = new Figure("How far the front has come");
   const words = h("p", { class: "verdict" });
-  /** @param {any} overview */
+  /** @param {import("../service").Overview} overview */
   function draw(overview) {
     const found = overview.hypervolume;
-    if (!found.numbers.length) { words.textContent = ""; return figure.say("No trial has all objectives yet."); }
+    if (!found?.numbers.length) { words.textContent = ""; return figure.say("No trial has all objectives yet."); }
     const { numbers, values } = found;
-    const last = values.at(-1);
+    const last = values.at(-1) ?? 0;
     const stood = numbers[values.findIndex((/** @type {number} */ v) => v >= 0.99 * last)];
     words.textContent = last > 0 ? `99 % of the volume was there after trial ${stood}.` : "No trial is better than the reference in every objective yet.";
     figure.draw({
@@ -101,23 +101,24 @@ function limit(values, larger) {
   return larger ? low - FENCE * (high - low) : high + FENCE * (high - low);
 }
 
-/** What trials were expected to gain, against what they cost, and the advice in words. @param {any} study */
+/** What trials were expected to gain, against what they cost, and the advice in words. @param {import("../service").StudyOut} study */
 export function gains(study) {
   const figure = new Figure("Gain against cost");
   const words = h("p", { class: "verdict", "aria-live": "polite" });
   const unit = study.objectives[0].metric;
-  /** @param {any} overview @param {any} advice */
+  /** @param {import("../service").Overview} overview @param {import("../service").AdviceOut | null} advice */
   function draw(overview, advice) {
     words.replaceChildren(...advised(overview, advice, unit));
     const g = overview.gains;
-    if (!g.numbers.length && !(advice?.gain > 0)) {
+    const gain = advice?.gain ?? 0;
+    if (!g.numbers.length && !(gain > 0)) {
       const designed = Object.keys(overview.methods).every((method) => ["quasi-random", "queued", "added"].includes(method));
       return figure.say(designed ? "No trial was chosen by a model yet: the first ones are spread over the space." : "The acquisition of these trials does not say what it expects to gain.");
     }
     const at = Math.max(0, ...g.numbers, ...overview.progress[0].numbers.slice(-1)) + 1;
-    const positive = g.gains.map((/** @type {number} */ v) => (v > 0 ? v : null));
+    const positive = g.gains.map((v) => (v !== null && v > 0 ? v : null));
     const costs = g.costs.some((/** @type {any} */ c) => c !== null && c !== undefined);
-    const now = advice?.gain > 0 ? [{ kind: "dots", x: [at], y: [advice.gain], look: "best", size: 6, name: "one more trial, now", tip: () => `one more trial\ngain ${number(advice.gain)}${advice.cost === undefined ? "" : `, cost ${number(advice.cost)}`}` }] : [];
+    const now = gain > 0 ? [{ kind: "dots", x: [at], y: [gain], look: "best", size: 6, name: "one more trial, now", tip: () => `one more trial\ngain ${number(gain)}${advice?.cost === undefined ? "" : `, cost ${number(advice.cost)}`}` }] : [];
     figure.draw({
       x: { label: "trial", whole: true },
       y: { label: `expected gain in ${unit}`, log: true },
@@ -135,7 +136,7 @@ export function gains(study) {
   return { element: h("section", { class: "card" }, figure.element, words), draw };
 }
 
-/** @param {any} overview @param {any} advice @param {string} unit @returns {any[]} */
+/** @param {import("../service").Overview} overview @param {import("../service").AdviceOut | null} advice @param {string} unit @returns {any[]} */
 export function advised(overview, advice, unit) {
   if (overview.study.state === "STOPPED") return [h("strong", {}, "Stopped by you. "), "Results are still taken; nothing new is handed out until it is resumed."];
   if (overview.stop && overview.stop.reason !== "gain below cost") return [h("strong", {}, `${sentence(overview.stop.reason)}. `), sentence(overview.stop.message ?? "")];
@@ -152,7 +153,7 @@ export function advised(overview, advice, unit) {
 /** @param {string} text */
 export const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** A line per trial through all parameters. @param {any} study */
+/** A line per trial through all parameters. @param {import("../service").StudyOut} study */
 export function everything(study) {
   const shown = ["float", "int", "categorical", "ordinal", "bool"];
   const specs = study.parameters.filter((/** @type {any} */ p) => shown.includes(p.type)).slice(0, 16);
@@ -161,16 +162,16 @@ export function everything(study) {
   return { element: h("section", { class: "card", hidden: !specs.length }, ...lines.element), draw: (/** @type {any} */ overview) => lines.draw(overview.parallel) };
 }
 
-/** Outcome constraints: what was measured, and the bound. @param {any} study @param {number} index */
+/** Outcome constraints: what was measured, and the bound. @param {import("../service").StudyOut} study @param {number} index */
 export function constraint(study, index) {
   const figure = new Figure(`Constraint: ${study.outcome_constraints[index]}`);
   const words = h("p", { class: "verdict" });
-  /** @param {any} overview */
+  /** @param {import("../service").Overview} overview */
   function draw(overview) {
     const c = overview.constraints[index];
     if (!c.numbers.length) return figure.say(`${c.metric} was not measured yet.`);
     const holds = (/** @type {number} */ v) => (c.upper ? v <= c.bound : v >= c.bound);
-    words.textContent = `${percent(c.share)} of the results satisfy it.`;
+    words.textContent = `${percent(c.share ?? 0)} of the results satisfy it.`;
     figure.draw({
       x: { label: "trial", whole: true }, y: { label: c.metric },
       described: words.textContent,
@@ -185,13 +186,14 @@ export function constraint(study, index) {
   return { element: h("section", { class: "card" }, figure.element, words), draw };
 }
 
-/** Results by the fidelity they were measured at. @param {any} study */
+/** Results by the fidelity they were measured at. @param {import("../service").StudyOut} study */
 export function fidelity(study) {
   const figure = new Figure("Fidelities");
   const words = h("p", { class: "verdict" });
-  /** @param {any} overview */
+  /** @param {import("../service").Overview} overview */
   function draw(overview) {
     const f = overview.fidelity;
+    if (!f) return;
     const [name] = Object.keys(f.target);
     const levels = f.levels[name];
     const numeric = levels.every((/** @type {any} */ v) => typeof v === "number");
@@ -212,7 +214,7 @@ export function fidelity(study) {
   return { element: h("section", { class: "card" }, figure.element, words), draw };
 }
 
-/** What the newest trials reported on the way. @param {any} study */
+/** What the newest trials reported on the way. @param {import("../service").StudyOut} study */
 export function curves(study) {
   const figure = new Figure("On the way");
   async function draw() {
@@ -236,7 +238,7 @@ export function curves(study) {
   return { element: h("section", { class: "card" }, figure.element), draw };
 }
 
-/** Sequences of time steps: the best, the newest, and one of those in common use. @param {any} study @param {any} spec */
+/** Sequences of time steps: the best, the newest, and one of those in common use. @param {import("../service").StudyOut} study @param {any} spec */
 export function schedules(study, spec) {
   const figure = new Figure(`Schedules: ${spec.name}`);
   const host = h("div", { class: "row" });
@@ -244,10 +246,11 @@ export function schedules(study, spec) {
   let compared = null;
   /** @type {any} */
   let last = null;
-  /** @param {any} overview */
+  /** @param {import("../service").Overview} overview */
   function draw(overview) {
     last = overview;
     const found = overview.schedules.find((/** @type {any} */ one) => one.parameter === spec.name);
+    if (!found) return;
     if (!host.childElementCount) {
       const options = /** @type {[string, string][]} */ ([["", "nothing"], ...Object.keys(found.known).map((name) => [name, name.replaceAll("_", " ")])]);
       compared = "trailing" in found.known ? "trailing" : Object.keys(found.known)[0] ?? "";

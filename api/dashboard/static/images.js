@@ -7,12 +7,12 @@ import { trialPath } from "./history_plots.js";
 /** @param {string} study @param {number} trial @param {string} name @param {string} alt */
 const image = (study, trial, name, alt) => h("img", { src: `${studyPath(study)}/trials/${trial}/images/${encodeURIComponent(name)}`, alt, loading: "lazy" });
 
-/** Those of the best and of the newest trials. @param {any} study */
+/** Those of the best and of the newest trials. @param {import("../service").StudyOut} study */
 export function gallery(study) {
   const host = h("div", { class: "gallery" });
   const element = h("section", { class: "card", hidden: true }, h("h2", {}, "Images"), h("p", { class: "verdict" }, "Of the best trials that have some, then of the newest."), host);
   let shown = "";
-  /** @param {any} overview */
+  /** @param {import("../service").Overview} overview */
   function draw(overview) {
     const all = JSON.stringify(overview.pictured);
     if (all === shown) return;

@@ -14,7 +14,7 @@ export const NONE = "There is no model yet: a few more results are needed.";
 /** What to say where something is not there. @param {any} problem */
 const why = (problem) => problem.message;
 
-/** @param {any} study */
+/** @param {import("../service").StudyOut} study */
 const sliceable = (study) => study.parameters.filter((/** @type {any} */ p) => ["float", "int", ...CHOICES].includes(p.type) && !(p.low !== undefined && p.low === p.high));
 
 /** @param {any} spec @returns {import("./charts.js").Axis} */
@@ -24,7 +24,7 @@ function axisOf(spec) {
   return { label: spec.name, log: spec.log, whole: spec.type === "int", domain: [spec.low, spec.high] };
 }
 
-/** Which parameters matter, and whether the model can be trusted. @param {any} study */
+/** Which parameters matter, and whether the model can be trusted. @param {import("../service").StudyOut} study */
 export function diagnostics(study) {
   const importance = h("div", {});
   const note = h("p", { class: "note-below" });
@@ -79,7 +79,7 @@ function trusted(found) {
   return [h("strong", {}, r2), `Of the results, ${covered}.`, ...earlier];
 }
 
-/** Slices along every parameter. @param {any} study */
+/** Slices along every parameter. @param {import("../service").StudyOut} study */
 export function slices(study) {
   const specs = new Map(sliceable(study).map((/** @type {any} */ p) => [p.name, p]));
   const metrics = study.objectives.map((/** @type {any} */ o) => o.metric);
@@ -91,7 +91,7 @@ export function slices(study) {
   /** @type {string[]} */
   let order = [...specs.keys()];
   const through = h("input", { type: "text", inputmode: "numeric", size: 13, placeholder: "recommended", on: { change: () => { wanted.through = through.value.trim(); draw(); } } });
-  const of = select(metrics.map((/** @type {string} */ m) => [m, m]), metrics[0], (metric) => { wanted.metric = metric; draw(); });
+  const of = select(metrics.map((m) => /** @type {[string, string]} */ ([m, m])), metrics[0], (metric) => { wanted.metric = metric; draw(); });
   const element = h("section", { class: "card" },
     h("div", { class: "row" }, h("h2", {}, "What the model expects along each parameter"), h("span", { class: "push row" }, metrics.length > 1 ? field("Objective", of) : null, field("Through trial", through))), host, said);
 
@@ -155,13 +155,13 @@ function picture(figure, spec, one, metric, study) {
   });
 }
 
-/** The posterior over two parameters. @param {any} study */
+/** The posterior over two parameters. @param {import("../service").StudyOut} study */
 export function contour(study) {
   const specs = sliceable(study);
   const figure = new Figure("Two parameters at once");
   const wanted = { x: specs[0]?.name, y: specs[1]?.name, sd: false };
   const scaleBar = h("p", { class: "note-below" });
-  const options = specs.map((/** @type {any} */ p) => [p.name, p.name]);
+  const options = specs.map((/** @type {any} */ p) => /** @type {[string, string]} */ ([p.name, p.name]));
   const [across, up] = [select(options, wanted.x, (x) => { wanted.x = x; draw(); }), select(options, wanted.y, (y) => { wanted.y = y; draw(); })];
   const element = h("section", { class: "card" }, figure.element, h("div", { class: "row" }, field("Across", across), field("Up", up), tick("Uncertainty instead", false, (on) => { wanted.sd = on; paint(); })), scaleBar);
   /** @type {any} */
@@ -184,7 +184,8 @@ export function contour(study) {
     const values = wanted.sd ? last.sd : last.median;
     const range = extent(values) ?? [0, 1];
     const share = (/** @type {number} */ v) => (range[1] > range[0] ? (v - range[0]) / (range[1] - range[0]) : 0.5);
-    const [sx, sy] = [wanted.x, wanted.y].map((name) => specs.find((/** @type {any} */ p) => p.name === name));
+    /** @type {any[]} */
+    const [sx, sy] = [wanted.x, wanted.y].map((name) => specs.find((p) => p.name === name));
     const smooth = ![sx, sy].some((p) => CHOICES.includes(p.type));
     const levels = smooth ? [1, 2, 3, 4, 5, 6, 7].map((k) => range[0] + (k / 8) * (range[1] - range[0])) : [];
     const paths = levels.flatMap((level) => isoline(values, last.x.length, level).map((piece) => piece.map(([i, j]) => [between(last.x, i, sx.log), between(last.y, j, sy.log)])));
@@ -206,7 +207,7 @@ export function contour(study) {
   return { element: specs.length > 1 ? element : null, draw, say: (/** @type {string} */ text) => figure.say(text) };
 }
 
-/** With several objectives: what cannot be beaten in all of them, and how sure that is. @param {any} study */
+/** With several objectives: what cannot be beaten in all of them, and how sure that is. @param {import("../service").StudyOut} study */
 export function front(study) {
   const metrics = study.objectives.map((/** @type {any} */ o) => o.metric);
   const figure = new Figure("Pareto front");
@@ -214,11 +215,11 @@ export function front(study) {
   const pair = [metrics[0], metrics[1]];
   /** @type {any} */
   let last = null;
-  const options = metrics.map((/** @type {string} */ m) => [m, m]);
+  const options = metrics.map((m) => /** @type {[string, string]} */ ([m, m]));
   const chosen = metrics.length > 2 ? h("div", { class: "row" }, field("Across", select(options, pair[0], (m) => { pair[0] = m; paint(); })), field("Up", select(options, pair[1], (m) => { pair[1] = m; paint(); }))) : null;
   const element = h("section", { class: "card" }, figure.element, chosen, words);
 
-  /** @param {any} overview @param {any} context where the study has one */
+  /** @param {import("../service").Overview} overview @param {any} context where the study has one */
   async function draw(overview, context) {
     let found = { trials: [] };
     const path = `${studyPath(study.name)}/pareto`;

@@ -13,15 +13,17 @@ const MODEL_PAUSE = 6000;
 const [, name] = place();
 const path = studyPath(name);
 
-/** The facts on top. @param {any} study */
+/** @typedef {import("../service").RecommendedOut & {context?: Record<string, any>}} Recommended in a context, where one was chosen */
+
+/** The facts on top. @param {import("../service").StudyOut} study */
 function tiles(study) {
   const several = study.objectives.length > 1;
   const [best, trials, running, advice] = [h("div", { class: "tile" }), h("div", { class: "tile" }), h("div", { class: "tile" }), h("div", { class: "tile wide said" })];
   const term = (/** @type {any} */ host, /** @type {string} */ title, /** @type {any[]} */ ...facts) => host.replaceChildren(h("dt", {}, title), ...facts.map((fact, i) => h("dd", { class: i === 0 && host === advice ? "words" : "" }, fact)));
-  /** @param {any} overview @param {any} advised_ */
+  /** @param {import("../service").Overview} overview @param {any} advised_ */
   function draw(overview, advised_) {
     const p = overview.progress[0];
-    const r = overview.recommended;
+    const r = /** @type {Recommended | undefined} */ (overview.recommended);
     const best_ = r && !several ? r.number : p.best_numbers.at(-1);
     const value = r && !several ? (r.value ?? r.mean) : p.best_values.at(-1);
     const where = r?.context ? ` at ${Object.entries(r.context).map(([key, value]) => `${key} ${short(value)}`).join(", ")}` : "";
@@ -38,7 +40,7 @@ function tiles(study) {
   return { element: h("dl", { class: "tiles" }, best, trials, running, advice), draw };
 }
 
-/** In which context: what is recommended and what one more trial is worth depend on it. @param {any} study @param {() => void} changed */
+/** In which context: what is recommended and what one more trial is worth depend on it. @param {import("../service").StudyOut} study @param {() => void} changed */
 function contextChoice(study, changed) {
   const specs = study.parameters.filter((/** @type {any} */ p) => (study.context ?? []).includes(p.name));
   const host = h("div", { class: "fields" });
@@ -49,7 +51,7 @@ function contextChoice(study, changed) {
   return {
     element: specs.length ? h("section", { class: "card" }, h("h2", {}, "In which context?"), h("p", { class: "verdict" }, "What to use, and whether to go on, depends on it."), host, said) : null,
     say: (/** @type {any} */ problem) => said.replaceChildren(problem ? explained(problem) : ""),
-    /** At first that of the newest trial. @param {any} overview @returns {Record<string, any> | null} */
+    /** At first that of the newest trial. @param {import("../service").Overview} overview @returns {Record<string, any> | null} */
     read: (overview) => {
       if (!controls.length && overview.parallel.numbers.length) {
         const made = specs.map((/** @type {any} */ p) => control(p, overview.parallel.columns[p.name]?.at(-1)));
@@ -72,7 +74,7 @@ function firstSteps(name) {
     h("p", { class: "verdict" }, "This page follows by itself. A point of your own, or a result that you have already: Add a point, above."));
 }
 
-/** A dialog in which a point can be added, with its results if there are any. @param {any} study */
+/** A dialog in which a point can be added, with its results if there are any. @param {import("../service").StudyOut} study */
 function pointDialog(study) {
   const said = h("div", {});
   const host = h("div", { class: "fields" });
@@ -112,7 +114,7 @@ function pointDialog(study) {
   return { element: dialog, open };
 }
 
-/** @param {any} overview */
+/** @param {import("../service").Overview} overview */
 function build(overview) {
   const { study } = overview;
   const several = study.objectives.length > 1;
@@ -158,7 +160,7 @@ function build(overview) {
   /** The recommended configuration, as far as it is in the picture. */
   function best() {
     const at = now.recommended?.number ?? now.progress[0].best_numbers.at(-1);
-    const i = now.parallel.numbers.indexOf(at);
+    const i = now.parallel.numbers.indexOf(at ?? -1);
     return i < 0 ? {} : Object.fromEntries(Object.entries(now.parallel.columns).map(([column, values]) => [column, values[i]]));
   }
 
@@ -242,7 +244,7 @@ function build(overview) {
   follow(name, overview.sequence, look, (on) => { live.className = on ? "badge live" : "badge"; live.textContent = on ? "live" : "not connected"; });
 }
 
-/** The definition in a line. @param {any} study */
+/** The definition in a line. @param {import("../service").StudyOut} study */
 function defined(study) {
   const parts = [
     `${study.parameters.length} parameter${study.parameters.length > 1 ? "s" : ""}`,

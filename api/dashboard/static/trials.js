@@ -6,9 +6,10 @@ import { ago, badge, duration, failure, h, number, select, short } from "./dom.j
 const PAGE = 25;
 const STATES = ["COMPLETED", "RUNNING", "WAITING", "PRUNED", "INFEASIBLE", "FAILED", "EXPIRED", "CANCELLED"];
 
-/** @param {any} study */
+/** @param {import("../service").StudyOut} study */
 export function trialTable(study) {
   const wanted = { state: "", text: "", sort: "number", descending: true, offset: 0, limit: PAGE };
+  /** @type {{id: string, name: string, number?: boolean}[]} */
   const columns = [
     { id: "number", name: "Trial" }, { id: "state", name: "State" },
     ...study.objectives.map((/** @type {any} */ o) => ({ id: `metric:${o.metric}`, name: o.metric, number: true })),
