@@ -1,7 +1,7 @@
 """The dashboard's JavaScript, whose types are in its comments, passes TypeScript's strict checks.
 
 Node and npm come with pyright; npm fetches the compiler once, into the environment that runs the tests. What the
-service answers is in api/dashboard/service.d.ts, made from the OpenAPI document: `python tests/test_dashboard_types.py`.
+service answers is declared in api/dashboard/service.d.ts, which `python tests/test_dashboard_types.py` makes anew.
 """
 
 import json

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from live import Service, serving
+from sqlmodel import select
 
 from suffice.api.images import MOST_BYTES, MOST_IMAGES
+from suffice.api.tables import ImageRow
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(64)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(64)
@@ -76,6 +78,10 @@ def test_the_best_and_the_newest_are_shown(service: Service, study: str):
 
 def test_they_go_with_their_study(service: Service, study: str):
     put(service, f"{study}/trials/0/images/x", PNG)
+    other = service.study("other")
+    service.call("POST", f"{other}/trials", {"trials": [{"parameters": {"x1": 1, "x2": 1}}]}, status=201)
+    put(service, f"{other}/trials/0/images/x", PNG)
     service.call("DELETE", study, status=204)
-    service.study("pictures")
-    service.call("GET", f"{study}/trials/0/images", status=404)
+    with service.parts.store.database.read() as session:
+        (left,) = session.exec(select(ImageRow))
+    assert service.parts.store.facts("other").id == left.study_id
