@@ -17,8 +17,8 @@ SCRIPT = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></sv
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Generator[Service]:
-    with serving(tmp_path, workers=0) as service:
+def service(tmp_path: Path, database: str) -> Generator[Service]:
+    with serving(tmp_path, workers=0, database=database) as service:
         yield service
 
 
