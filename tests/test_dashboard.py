@@ -56,6 +56,21 @@ def test_a_study_at_a_glance(service: Service):
     assert found["parallel"]["columns"]["x1"] == [*range(-5, 5), 0]
 
 
+def test_with_fidelities_the_best_is_that_at_the_target(service: Service):
+    x = {"name": "x", "type": "float", "low": 0, "high": 1}
+    parameters = [x, {"name": "epochs", "type": "int", "low": 1, "high": 9}]
+    study = service.study("rough", parameters=parameters, fidelity={"target": {"epochs": 9}, "cost": "epochs"})
+    results = [(1, 0.1), (9, 0.5), (3, 0.2), (9, 0.4)]
+    trials = [
+        {"parameters": {"x": 0.1 * i, "epochs": epochs}, "measurements": [{"metric": "loss", "value": value}]}
+        for i, (epochs, value) in enumerate(results)
+    ]
+    service.call("POST", f"{study}/trials", {"trials": trials}, status=201)
+    (progress,) = service.call("GET", "/v1/dashboard/studies/rough")["progress"]
+    assert progress["values"] == [0.1, 0.5, 0.2, 0.4]
+    assert (progress["best_numbers"], progress["best_values"]) == ([1, 3], [0.5, 0.4])
+
+
 def test_what_the_front_dominates_grows(service: Service):
     two = [{"metric": "loss", "reference_point": 5}, {"metric": "heat", "direction": "maximize"}]
     study = service.study("front", objectives=two, outcome_constraints=["size <= 1"])

@@ -105,9 +105,11 @@ def _progress(defined: Study, objective: Objective, done: Sequence[Past]) -> Pro
     trials = [t for t in done if objective.metric in t.values]
     best_numbers: list[int] = []
     best_values: list[float] = []
+    target = {} if defined.fidelity is None else defined.fidelity.target  # results count there alone
     for t in trials:
         value = t.values[objective.metric]
-        if feasible(defined, t) and (not best_values or objective.sign * (value - best_values[-1]) > 0):
+        counts = feasible(defined, t) and all(t.parameters.get(name) == at for name, at in target.items())
+        if counts and (not best_values or objective.sign * (value - best_values[-1]) > 0):
             best_numbers.append(t.number)
             best_values.append(value)
     kept = [trials[i] for i in thinned([t.values[objective.metric] for t in trials])]

@@ -40,7 +40,8 @@ class StudyLines(Wire):
 class ProgressOut(Wire):
     """Results by trial, thinned to what can be seen, and the best so far where it changed.
 
-    ``feasible``: whether the outcome constraints held, as far as they were measured.
+    ``feasible``: whether the outcome constraints held, as far as they were measured. With fidelities the best is that
+    of the results at the target.
     """
 
     metric: str

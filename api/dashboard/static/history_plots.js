@@ -44,11 +44,11 @@ export function progress(study, index) {
       y: { label: p.metric, log: how.log && positive },
       height: innerWidth < 560 ? 280 : 340,
       note: `${p.direction} ${p.metric}${p.total > p.numbers.length ? `; ${number(p.numbers.length)} of ${number(p.total)} results drawn` : ""}${cut ? `; ${far} far away, drawn at the edge` : ""}`,
-      described: `${p.total} results; the best is ${number(p.best_values.at(-1))} of trial ${p.best_numbers.at(-1)}.`,
+      described: `${p.total} results${p.best_numbers.length ? `; the best is ${number(p.best_values.at(-1))} of trial ${p.best_numbers.at(-1)}` : ""}.`,
       layers: [
         { kind: "dots", x: p.numbers, y: shown, size: many ? 2.2 : 3.6, look: "soft", name: "result", look_of: (i) => (p.feasible[i] ? "soft" : "bad"), tip: (i) => `trial ${p.numbers[i]}\n${p.metric} ${number(p.values[i], 6)}${p.feasible[i] ? "" : "\nbreaks an outcome constraint"}`, href: (i) => trialPath(study.name, p.numbers[i]) },
         ...(p.feasible.includes(false) ? [/** @type {any} */ ({ kind: "dots", x: [], y: [], look: "bad", name: "breaks a constraint" })] : []),
-        { kind: "line", x: [...p.best_numbers, end], y: drawn([...p.best_values, ...p.best_values.slice(-1)]), step: true, look: "best", name: "best so far", outside: true },
+        { kind: "line", x: [...p.best_numbers, end], y: drawn([...p.best_values, ...p.best_values.slice(-1)]), step: true, look: "best", name: study.fidelity ? "best so far at the target" : "best so far", outside: true },
         ...(r ? recommended(r, p.metric, study.name) : []),
       ],
       data: { head: ["trial", p.metric, "constraints hold"], rows: p.numbers.map((/** @type {number} */ n, /** @type {number} */ i) => [n, p.values[i], p.feasible[i]]) },
@@ -196,12 +196,13 @@ export function fidelity(study) {
     if (!f) return;
     const [name] = Object.keys(f.target);
     const levels = f.levels[name];
+    const spec = /** @type {any} */ (study.parameters.find((/** @type {any} */ p) => p.name === name));
     const numeric = levels.every((/** @type {any} */ v) => typeof v === "number");
     const at = levels.filter((/** @type {any} */ v) => v === f.target[name]).length;
     words.textContent = `${number(f.spent)} spent so far (${f.cost}); ${at} of ${levels.length} results at the target, ${name} ${short(f.target[name])}.`;
     if (!f.numbers.length) return figure.say("There is no result yet.");
     figure.draw({
-      x: numeric ? { label: name } : { label: name, choices: [...new Set(levels)] },
+      x: numeric ? { label: name, log: spec?.log } : { label: name, choices: [...new Set(levels)] },
       y: { label: study.objectives[0].metric },
       described: words.textContent,
       layers: [

@@ -25,7 +25,8 @@ function tiles(study) {
     const p = overview.progress[0];
     const r = /** @type {Recommended | undefined} */ (overview.recommended);
     const best_ = r && !several ? r.number : p.best_numbers.at(-1);
-    const value = r && !several ? (r.value ?? r.mean) : p.best_values.at(-1);
+    const measured = study.fidelity ? undefined : r?.value; // with fidelities it was perhaps measured roughly
+    const value = r && !several ? (measured ?? r.mean) : p.best_values.at(-1);
     const where = r?.context ? ` at ${Object.entries(r.context).map(([key, value]) => `${key} ${short(value)}`).join(", ")}` : "";
     term(best, several ? `Best ${p.metric}` : r ? `Recommended${where}` : "Best so far", best_ === undefined ? "–" : number(value, 5), best_ === undefined ? "no result yet" : [h("a", { href: trialPath(name, best_) }, `trial ${best_}`), r && !several && r.mean !== undefined ? `, expected ${number(r.mean)} ± ${number(r.sd, 2)}` : ""]);
     const counts = overview.study.trials;
