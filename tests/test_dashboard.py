@@ -69,6 +69,8 @@ def test_with_fidelities_the_best_is_that_at_the_target(service: Service):
     (progress,) = service.call("GET", "/v1/dashboard/studies/rough")["progress"]
     assert progress["values"] == [0.1, 0.5, 0.2, 0.4]
     assert (progress["best_numbers"], progress["best_values"]) == ([1, 3], [0.5, 0.4])
+    (line,) = service.call("GET", "/v1/dashboard/studies")["studies"]
+    assert (line["best"], line["spark"]) == (0.4, [0.5, 0.4])
 
 
 def test_what_the_front_dominates_grows(service: Service):

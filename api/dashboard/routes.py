@@ -64,13 +64,16 @@ def list_studies(
             counts[study_id][state] = number
             active[study_id] = max(active.get(study_id, last), last)
     found = histories(request)
-    lines = [_line(found, row, counts[row.id], active.get(row.id)) for row in rows[:limit]]
+    lines = [_line(parts, found, row, counts[row.id], active.get(row.id)) for row in rows[:limit]]
     return StudyLines(studies=lines, next_cursor=write_cursor(rows[limit - 1].id) if len(rows) > limit else None)
 
 
-def _line(found: Histories, row: StudyRow, counts: dict[str, int], active: Any) -> StudyLine:
+def _line(parts: Parts, found: Histories, row: StudyRow, counts: dict[str, int], active: Any) -> StudyLine:
     objective = Objective(**row.definition["objectives"][0])
-    values = found.values(row.id, row.data_version, objective.metric)
+    if row.definition.get("outcome_constraints") or row.definition.get("fidelity"):  # not every result counts
+        values = summary.counted(parts.defined(row.name)[1], found.of(row.id).trials)
+    else:
+        values = found.values(row.id, row.data_version, objective.metric)
     best = summary.spark(values, objective.sign)
     return StudyLine(
         name=row.name,

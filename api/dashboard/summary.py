@@ -101,15 +101,24 @@ def feasible(defined: Study, trial: Past) -> bool:
     return not defined.goal.outcome_constraints or defined.goal.satisfied(trial.values) is not False
 
 
+def counted(defined: Study, trials: Sequence[Past]) -> list[float]:
+    """The results of the first objective that may be the best: feasible as far as known, and at the target."""
+    metric = defined.goal.objective.metric
+    return [t.values[metric] for t in trials if t.state == "COMPLETED" and metric in t.values and _counts(defined, t)]
+
+
+def _counts(defined: Study, trial: Past) -> bool:
+    target = {} if defined.fidelity is None else defined.fidelity.target
+    return feasible(defined, trial) and all(trial.parameters.get(name) == at for name, at in target.items())
+
+
 def _progress(defined: Study, objective: Objective, done: Sequence[Past]) -> ProgressOut:
     trials = [t for t in done if objective.metric in t.values]
     best_numbers: list[int] = []
     best_values: list[float] = []
-    target = {} if defined.fidelity is None else defined.fidelity.target  # results count there alone
     for t in trials:
         value = t.values[objective.metric]
-        counts = feasible(defined, t) and all(t.parameters.get(name) == at for name, at in target.items())
-        if counts and (not best_values or objective.sign * (value - best_values[-1]) > 0):
+        if _counts(defined, t) and (not best_values or objective.sign * (value - best_values[-1]) > 0):
             best_numbers.append(t.number)
             best_values.append(value)
     kept = [trials[i] for i in thinned([t.values[objective.metric] for t in trials])]
