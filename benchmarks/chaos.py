@@ -119,7 +119,7 @@ class Client:
                     return status, answer
                 if status != 503:
                     raise SystemExit(f"{path}: {status} {answer}")
-            await asyncio.sleep(random.uniform(0.01, 0.1))
+            await asyncio.sleep(random.uniform(0.02, 0.4))
         raise SystemExit(f"{path}: no answer for {PATIENCE:g} s")
 
     async def work(self, study: str, pace: float) -> None:

@@ -7,8 +7,8 @@ along the document's links included. It fails on an answer that is an error of t
 does not describe: its status, its type, its shape. 503 is described: the engine may not be ready. Left out is the
 stream of events, which has no end (tests/test_api_events.py).
 
-Imported by schemathesis, this module is its hooks: they put names that exist into most requests, and right bodies, some
-of their fields replaced, into half of them, so that not everything ends at the first check.
+Imported by schemathesis, this module is its hooks: they put names that exist into most requests, and bodies that are right,
+or wrong in some fields only, into half of them, so that not everything ends at the first check.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ expected-statuses = ["1xx", "2xx", "3xx", "4xx", "503"]
 """
 WAIT = 0.02  # seconds, for the engine
 PATIENT = 3.0  # for half of the asks: there has to be a trial to go on with
+CHAINS = 4  # more runs along the links, in each round
 LIVES = r"^/v1/studies(/\{name\}(/(ask|best|predict|trials.*))?)?$"  # where the longest chains of links are
 
 
@@ -86,7 +87,7 @@ def main() -> int:
     sent, failed, seed = 0, 0, args.seed
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder), args.workers) as (url, secret, ids):
         while sent < args.cases:
-            for phases, paths in ((args.phases, "."), ("stateful", LIVES)):
+            for phases, paths in ((args.phases, "."), *[("stateful", LIVES)] * CHAINS):
                 code, count = fuzz(Path(folder), url, secret, ids, phases, paths, args.examples, seed)
                 sent, failed, seed = sent + count, failed or code, seed + 1
                 print(f"run {seed - args.seed}: {count} requests, {sent} in all, exit status {code}", flush=True)
@@ -189,8 +190,8 @@ if "FUZZ" in os.environ:
         operation = f"{context.operation.method.upper()} {context.operation.path}"
         right = RIGHT.get(operation)
         pick = chosen(operation, body)
-        if right is not None and pick.random() < 0.5:
-            given = body if isinstance(body, dict) else {}
+        if right is not None and pick.random() < 0.6:
+            given = body if isinstance(body, dict) and pick.random() < 0.5 else {}
             strange = {name: value for name, value in given.items() if pick.random() < 0.3}
             body = {**right, **strange}
             if operation == "POST /v1/studies" and "name" not in strange:
