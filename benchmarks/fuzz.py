@@ -7,8 +7,8 @@ along the document's links included. It fails on an answer that is an error of t
 does not describe: its status, its type, its shape. 503 is described: the engine may not be ready. Left out is the
 stream of events, which has no end (tests/test_api_events.py).
 
-Imported by schemathesis, this module is its hooks: they put names that exist into most requests, and bodies that are right,
-or wrong in some fields only, into half of them, so that not everything ends at the first check.
+Imported by schemathesis, this module is its hooks: they put names that exist into most requests, and bodies that are
+right, or wrong in some fields only, into half of them, so that not everything ends at the first check.
 """
 
 from __future__ import annotations
