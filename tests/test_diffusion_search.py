@@ -81,6 +81,10 @@ def test_no_step_is_so_short_that_solvers_extrapolate_wildly(flow: bool, steps: 
     times = Choices(steps, ("unipc",), flow=flow).times
     assert times.gap == pytest.approx((times.high - times.low) / (CLOSEST * times.k), abs=1.0)
     assert times.check(times.nearest([times.low] * times.k))
+    plain = Choices(steps, ("flow_euler" if flow else "ddim",), flow=flow).times
+    assert plain.gap is not None
+    assert times.gap is not None
+    assert plain.gap < times.gap
 
 
 # --- blocks of the network that are left out --------------------------------------------------------------------------

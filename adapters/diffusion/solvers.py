@@ -16,8 +16,11 @@ from .schedule import Schedule
 
 CORRECTED = 6  # steps, up to which UniPC's corrector is decided for each of them
 FEW_POINTS = 4  # of the curve of times, where the number of steps is searched too
-CLOSEST = 12  # times the number of steps: a step is no shorter than that part of the range, since multistep solvers
-# extrapolate wildly from shorter ones
+FIRST_ORDER = ("ddim", "euler", "flow_euler")
+CLOSEST = (
+    12  # times the number of steps: no step is shorter than that part of the range where solvers of a higher order
+)
+# are searched, which extrapolate wildly from shorter ones
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,13 @@ class Choices:
     def times(self) -> TimeSteps:
         """The parameter of the times: the steps themselves, or a curve that any number of steps is read from."""
         k = self.steps if isinstance(self.steps, int) else min(FEW_POINTS, self.steps[1])
+        higher = any(name not in FIRST_ORDER for name in self.solvers)
         if self.flow:
             low = max(self.low, 1e-3)
-            return TimeSteps(k, low, self.high, integer=False, gap=(self.high - low) / (CLOSEST * k))
+            gap = (self.high - low) / (CLOSEST * k) if higher else None
+            return TimeSteps(k, low, self.high, integer=False, gap=gap)
         low, high = round(self.low * (self.total - 1)), round(self.high * (self.total - 1))
-        apart = max((high - low) // (CLOSEST * k), 1)
+        apart = max((high - low) // (CLOSEST * k), 1) if higher else 1
         gap = apart if isinstance(self.steps, int) else max(apart, self.steps[1])  # room for the steps in between
         return TimeSteps(k, low, high, gap=gap)
 
