@@ -3,7 +3,7 @@
 import { bars } from "./charts.js";
 import { h, number, percent } from "./dom.js";
 
-/** What was saved, in words and numbers. @param {any} total */
+/** What was saved, in words and numbers. @param {import("../service").SavedOut} total */
 export function saved(total) {
   const tile = (/** @type {string} */ term, /** @type {any} */ fact, /** @type {any} */ more) => h("div", { class: "tile" }, h("dt", {}, term), h("dd", {}, fact), h("dd", {}, more));
   const tokens = total.fixed_tokens > 0;

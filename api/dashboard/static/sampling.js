@@ -20,12 +20,12 @@ function player() {
   const play = h("button", { type: "button", on: { click: toggle } }, "Play");
   const figure = new Figure("Confidence and what one more answer is worth", { level: "h3" });
   const element = h("section", { class: "card", "aria-labelledby": "replay", hidden: true }, title, h("div", { class: "row" }, play, h("label", { class: "inline" }, "Answers seen", slider)), words, chances, figure.element);
-  /** @type {any} */
-  let replay = null;
+  /** @type {import("../service").ReplayOut} */
+  let replay;
   /** @type {any} */
   let timer = null;
 
-  /** @param {any} found */
+  /** @param {import("../service").ReplayOut} found */
   function open(found) {
     replay = found;
     element.hidden = false;
@@ -48,7 +48,7 @@ function player() {
   function show(k) {
     slider.value = String(k);
     const step = replay.steps[k];
-    const final = replay.steps.at(-1).posterior.map((/** @type {any} */ a) => a.answer);
+    const final = replay.steps[replay.steps.length - 1].posterior.map((/** @type {any} */ a) => a.answer);
     const known = new Map(step.posterior.map((/** @type {any} */ a) => [a.answer, a.probability]));
     const rows = [...final.map((/** @type {string} */ a) => [a, known.get(a) ?? 0, ""]), ["none of them", step.none, "none"]];
     chances.replaceChildren(...rows.map(([answer, p, look]) => {
@@ -81,7 +81,7 @@ function player() {
 /** Prompts in order: how many answers, how sure, and where that is known whether they were right. */
 function byPrompt() {
   const figure = new Figure("Prompt by prompt");
-  /** @param {any[]} prompts @param {Record<string, boolean>} right by prompt, as far as the right answers are known */
+  /** @param {import("../service").PromptLine[]} prompts @param {Record<string, boolean>} right by prompt, as far as the right answers are known */
   function draw(prompts, right) {
     const done = prompts.map((p, i) => ({ ...p, at: i + 1 })).filter((p) => p.confidence !== undefined);
     if (!done.length) return figure.say("No prompt is decided yet.");
@@ -91,7 +91,7 @@ function byPrompt() {
       described: `Confidence, agreement${labelled.length ? " and accuracy" : ""} over ${done.length} prompts.`,
       layers: [
         ...groups(done).map(({ size, own, name }) => /** @type {any} */ ({ kind: "dots", look: "soft", size, name, x: own.map((p) => p.at), y: own.map((p) => p.confidence), tip: (/** @type {number} */ i) => tip(own[i]) })),
-        { kind: "line", x: done.map((p) => p.at), y: running(done.map((p) => p.confidence)), look: "best", name: "mean confidence so far" },
+        { kind: "line", x: done.map((p) => p.at), y: running(done.map((p) => p.confidence ?? 0)), look: "best", name: "mean confidence so far" },
         { kind: "line", x: done.map((p) => p.at), y: running(done.map((p) => p.agreement ?? 0)), look: "other", name: "mean agreement so far" },
         ...(labelled.length ? [/** @type {any} */ ({ kind: "line", x: labelled.map((p) => p.at), y: running(labelled.map((p) => (right[p.prompt] ? 1 : 0))), look: "truth", name: "accuracy so far" })] : []),
       ],
@@ -146,7 +146,7 @@ function reliability(then) {
       ],
       data: { head: ["from", "to", "prompts", "confidence", "right"], rows: found.bins.map((/** @type {any} */ b) => [b.low, b.high, b.prompts, b.confidence, b.accuracy]) } });
   }
-  /** @param {any} found */
+  /** @param {import("../service").SamplingView} found */
   async function follow(found) {
     if (found.labels) wanted ??= {};
     if (!wanted) return figure.say('The right answers are not known here. Give them with the sampling, as metadata {"labels": {prompt: answer}}, or choose a file {prompt: answer}; it is not kept.');
@@ -157,6 +157,7 @@ function reliability(then) {
 }
 
 async function sampling() {
+  /** @type {import("../service").SamplingView} */
   let found = await get(path);
   const one = player();
   const open = async (/** @type {string} */ prompt) => {

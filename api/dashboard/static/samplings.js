@@ -5,14 +5,14 @@ import { Figure } from "./charts.js";
 import { ago, failure, h, number, page, percent } from "./dom.js";
 import { reasonBars, saved } from "./sampled.js";
 
-/** Saved share and confidence, from one sampling to the next. @param {any[]} lines the newest first */
+/** Saved share and confidence, from one sampling to the next. @param {import("../service").SamplingLine[]} lines the newest first */
 function overTime(lines) {
   const figure = new Figure("From one sampling to the next");
   const done = [...lines].reverse().filter((line) => line.prompts && line.fixed_samples);
   if (!done.length) { figure.say("Nothing is decided yet."); return figure.element; }
   const shares = done.map((line) => (line.fixed_tokens > 0 ? 1 - line.tokens / line.fixed_tokens : 1 - line.samples / line.fixed_samples));
   const x = done.map((_, i) => i + 1);
-  const tip = (/** @type {number} */ i) => `${new Date(done[i].created_at).toLocaleString()}\nsaved ${percent(shares[i])}\nconfidence ${percent(done[i].confidence)}\n${done[i].prompts} prompts, ${done[i].rule}`;
+  const tip = (/** @type {number} */ i) => `${new Date(done[i].created_at).toLocaleString()}\nsaved ${percent(shares[i])}\nconfidence ${percent(done[i].confidence ?? 0)}\n${done[i].prompts} prompts, ${done[i].rule}`;
   figure.draw({ x: { label: "sampling, in the order of creation", whole: true }, y: { label: "share", domain: [0, 1] }, described: `Saved share and mean confidence of ${done.length} samplings.`,
     layers: [
       { kind: "line", x, y: shares, look: "thin" }, { kind: "dots", x, y: shares, name: "saved against the most allowed", tip, href: (i) => `/samplings/${done[i].id}` },
@@ -32,7 +32,7 @@ function byDecision(decisions) {
   const means = done.map((one, i) => (sum += one.confidence) / (i + 1));
   figure.draw({ x: { label: "decision, the newest at 0", whole: true }, y: { label: "P(the answer given is right)", domain: [0, 1] }, described: `Confidence of ${done.length} decisions, ${percent(means.at(-1) ?? 0)} in the mean.`,
     layers: [
-      { kind: "dots", x, y: done.map((one) => one.confidence), look: "soft", name: "decision", tip: (i) => `${done[i].model}\n${done[i].samples} answers, confidence ${percent(done[i].confidence)}\n${done[i].reason}`, href: (i) => `/decisions/${encodeURIComponent(done[i].id)}` },
+      { kind: "dots", x, y: done.map((one) => one.confidence), look: "soft", name: "decision", tip: (i) => `${done[i].model}\n${done[i].samples} answers, confidence ${percent(done[i].confidence ?? 0)}\n${done[i].reason}`, href: (i) => `/decisions/${encodeURIComponent(done[i].id)}` },
       { kind: "line", x, y: means, look: "best", name: "mean so far" },
     ],
     data: { head: ["decision", "answers", "confidence", "tokens", "reason"], rows: done.map((one) => [one.id, one.samples, one.confidence, one.tokens, one.reason]) } });

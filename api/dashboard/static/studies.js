@@ -11,7 +11,7 @@ const more = h("div", { class: "row" });
 /** @type {(string | null)[]} */
 let cursors = [null];
 
-/** @param {any} study */
+/** @param {import("../service").StudyLine} study */
 function row(study) {
   const done = study.trials.COMPLETED ?? 0;
   const total = Object.values(study.trials).reduce((/** @type {number} */ a, /** @type {any} */ b) => a + b, 0);

@@ -54,7 +54,7 @@ export function trialTable(study) {
     next.disabled = last >= found.matching;
   }
 
-  /** @param {any} trial */
+  /** @param {import("../service").TrialLine} trial */
   function row(trial) {
     const cell = (/** @type {any} */ column) => {
       const [kind, name] = [column.id.split(":", 1)[0], column.id.slice(column.id.indexOf(":") + 1)];
@@ -64,7 +64,7 @@ export function trialTable(study) {
       if (kind === "parameter") return short(trial.parameters[name]);
       if (kind === "seconds") return duration(trial.seconds);
       if (kind === "finished_at") return ago(trial.finished_at);
-      return (trial[kind] ?? "–").replaceAll("_", " ");
+      return (trial[/** @type {"method" | "worker"} */ (kind)] ?? "–").replaceAll("_", " ");
     };
     return h("tr", { class: trial.number === best ? "best" : "" }, columns.map((column) => h("td", { class: column.number ? "number" : "" }, cell(column))));
   }
