@@ -84,7 +84,7 @@ TASKS = {
     "gpqa_16_weak": Task("gpqa_diamond_dev", 16, 150, kept=cap_of(16)),
     "tiny_votes": Task("tiny_addition_vllm", 32, 24),
     "humaneval": Task("humaneval_codegen16b_dev", 64, 5, "score"),
-    "tiny_lp": Task("tiny_addition_vllm", 32, 4, "score", splits=2),
+    "tiny_lp": Task("tiny_addition_vllm", 32, 8, "score", splits=2),
     "tiny_bad": Task("tiny_addition_vllm", 32, 3, "bad_score"),
     "game24": Task("game24_gpt4_cot", 64, 3, "score"),
     "writing": Task("creative_writing_gpt4_cot", 8, 40, "score", splits=2),
@@ -392,7 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         results["timings"] = timings()
         for name in args.only.split(",") if args.only else (*TASKS, PROMPT_FEATURES):
             if name == PROMPT_FEATURES:
-                results[name] = prompt_features.measure(TASKS["gpqa_8"].load(args.pools), 8, args.orders or 20)
+                results[name] = prompt_features.measure(TASKS["gpqa_8"].load(args.pools), 8, args.orders or 60)
                 continue
             task = TASKS[name] if args.orders is None else replace(TASKS[name], orders=args.orders)
             started = time.monotonic()
