@@ -19,6 +19,7 @@ from suffice.optimizer import Conflict, InvalidInput, NotFound
 from .database import Database
 from .deps import Name, Number, PartsDep, Router
 from .errors import problems
+from .store import by_id
 from .tables import ImageRow
 from .wire import Wire
 
@@ -98,6 +99,7 @@ async def put_image(request: Request, parts: PartsDep, name: Name, number: Numbe
 def _keep(database: Database, study_id: int, number: int, name: str, kind: str, data: bytes) -> None:
     own = (ImageRow.study_id == study_id, ImageRow.number == number)
     with database.write() as session:
+        by_id(session, study_id, lock=True)  # two that come at once follow each other
         session.exec(delete(ImageRow).where(*own, ImageRow.name == name))  # type: ignore[arg-type]
         if session.exec(select(func.count()).select_from(ImageRow).where(*own)).one() >= MOST_IMAGES:
             raise Conflict(f"the trial has {MOST_IMAGES} images already")

@@ -1,6 +1,7 @@
 """Images of trials: kept as they came, refused where they are none, shown by browsers and nothing else."""
 
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_the_best_and_the_newest_are_shown(service: Service, study: str):
     found = service.call("GET", "/v1/dashboard/studies/pictures")["pictured"]
     assert [one["number"] for one in found] == [8, 7, 6, 5, 4, 3]  # the newest are the best here
     assert found[0] == {"number": 8, "value": 1, "images": ["grid"]}
+
+
+def test_images_that_come_at_once_all_count(service: Service, study: str):
+    """Of one name the last is kept; of many names no more than are allowed."""
+    at = f"{study}/trials/3/images"
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: put(service, f"{at}/same.png", PNG), range(16))) == {204}
+        codes = list(pool.map(lambda i: put(service, f"{at}/other{i}.png", PNG), range(MOST_IMAGES + 4)))
+    assert sorted(set(codes)) == [204, 409]
+    assert len(service.call("GET", at)["images"]) == MOST_IMAGES
 
 
 def test_they_go_with_their_study(service: Service, study: str):
