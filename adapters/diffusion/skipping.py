@@ -8,6 +8,7 @@ that has taken. So the network is unchanged under any other scheduler, and betwe
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from diffusers.hooks.hooks import HookRegistry, ModelHook
@@ -35,8 +36,6 @@ def least_missed(evaluation: Evaluation, schedule: Schedule, images: int = 256) 
 
     One evaluation of ``images`` images for each of them.
     """
-    from dataclasses import replace
-
     sign = 1.0 if evaluation.quality.direction == "minimize" else -1.0
     values = {
         name: sign
@@ -84,7 +83,8 @@ class _LeftOut(ModelHook):  # type: ignore[misc]
     def new_forward(self, module: Any, *args: Any, **kwargs: Any) -> Any:
         if self.pipeline.scheduler is self.scheduler and self.scheduler._taken in self.steps:
             return args[0] if args else kwargs.get("input_tensor", kwargs.get("hidden_states"))
-        return self.fn_ref.original_forward(*args, **kwargs)
+        forward: Any = self.fn_ref.original_forward
+        return forward(*args, **kwargs)
 
 
 def _adds(module: Any) -> bool:
