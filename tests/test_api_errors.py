@@ -182,13 +182,13 @@ def test_the_same_definition_twice_is_a_conflict(service: Service):
 
 
 NUL = "a\0b"
-RESULT = {"measurements": [{"metric": "loss", "value": 1.0}]}
+TOLD: dict[str, Any] = {"measurements": [{"metric": "loss", "value": 1.0}]}
 WITH_NUL: list[tuple[str, str, Any, str]] = [
     ("POST", "/v1/studies/one/ask", {"worker": NUL}, "worker"),
     ("POST", "/v1/studies/one/ask", {"idempotency_key": NUL}, "idempotency_key"),
     ("POST", "/v1/studies/a%00b/ask", {}, "name"),
     ("GET", "/v1/studies/a%00b", None, "name"),
-    ("POST", "/v1/studies/one/trials/0/tell", {**RESULT, "reason": NUL}, "reason"),
+    ("POST", "/v1/studies/one/trials/0/tell", {**TOLD, "reason": NUL}, "reason"),
     ("POST", "/v1/studies/one/trials/0/fail", {"reason": NUL}, "reason"),
     ("POST", "/v1/studies/one/trials/0/cancel", {"reason": NUL}, "reason"),
     (

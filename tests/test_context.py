@@ -156,7 +156,7 @@ def test_what_was_measured_here_is_what_is_to_be_improved_on() -> None:
     study = Study(SITES, context=["site"], noise="none", seed=0)
 
     def same(p: dict[str, Any]) -> float:
-        return (p["x"] - 0.3) ** 2 + (p["y"] - 0.6) ** 2
+        return float((p["x"] - 0.3) ** 2 + (p["y"] - 0.6) ** 2)
 
     run(study, same, 12, site="a")
     there = run(study, same, 8, site="b")

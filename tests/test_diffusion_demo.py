@@ -35,10 +35,10 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(diffusion, "TRIALS", 6)
     monkeypatch.setattr(diffusion, "METHODS", ("autodiffusion", "bayes", "bayes, few", "bayes, levels"))
     results, figure = tmp_path / "results.jsonl", tmp_path / "figure.png"
-    diffusion.run(1, results, None, -1)
+    diffusion.run(1, results, None, diffusion.METHODS, -1)
     rows = diffusion.read(results)
     assert {row["method"] for row in rows} == {"reference", *diffusion.METHODS}
-    diffusion.run(1, results, None, -1)  # nothing is run twice
+    diffusion.run(1, results, None, diffusion.METHODS, -1)  # nothing is run twice
     assert diffusion.read(results) == rows
     levels = next(row for row in rows if row["method"] == "bayes, levels")
     assert 5 * 16 <= levels["images"] < 7 * 16  # the last one may go beyond

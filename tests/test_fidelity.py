@@ -366,7 +366,9 @@ def test_a_trial_that_saves_little_is_not_run() -> None:
     assert study.trials[-1].source.cost == pytest.approx(6.0)
     assert study.best.params == pytest.approx({"x": 0.3, "y": 0.6, "s": 1.0}, abs=0.1)
 
-    (chosen,) = study.suggest(1)
+    suggestions = study.suggest(1)
+    assert isinstance(suggestions, list)
+    (chosen,) = suggestions
     grid = [{"x": x, "y": y, "s": s} for x in np.linspace(0, 1, 6) for y in np.linspace(0, 1, 6) for s in (0.5, 1.0)]
     found = study.acquisition_values([chosen.params, *grid])
     assert (found.method, found.why) == (chosen.source.method, chosen.source.why)
