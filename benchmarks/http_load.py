@@ -7,6 +7,8 @@ import json
 import time
 from typing import Any
 
+IDLE = 4.0  # seconds after which a connection is not trusted any more: servers close theirs after five
+
 
 class Caller:
     """One connection that stays open."""
@@ -15,10 +17,13 @@ class Caller:
         self._place = host, port
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
+        self._used = 0.0
         self.seconds: list[float] = []  # that requests took
 
     async def post(self, path: str, body: Any) -> tuple[int, Any]:
         """Status and JSON of the answer. Raises OSError where there is none."""
+        if time.perf_counter() - self._used > IDLE:
+            self.close()
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection(*self._place)
         data = json.dumps(body).encode()
@@ -33,7 +38,8 @@ class Caller:
         except (OSError, asyncio.IncompleteReadError) as error:
             self.close()
             raise ConnectionError(str(error)) from error
-        self.seconds.append(time.perf_counter() - began)
+        self._used = time.perf_counter()
+        self.seconds.append(self._used - began)
         if closing:
             self.close()
         return status, json.loads(text) if text else None
