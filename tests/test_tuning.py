@@ -256,7 +256,7 @@ def test_a_function_that_cannot_travel_is_refused_at_once(client: Client):
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 INTERRUPTED = """
-import sys, threading
+import signal, sys, threading
 from suffice.api.client import Client
 
 def evaluate(params):
@@ -264,6 +264,7 @@ def evaluate(params):
     threading.Event().wait()
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     with Client(sys.argv[1]) as client:
         client.study("s").optimize(evaluate, workers=int(sys.argv[2]), executor=sys.argv[3], progress=False)
 """
