@@ -180,7 +180,7 @@ def list_trials(
 @router.post(
     "/trials",
     status_code=201,
-    responses=problems(404, 422),
+    responses=problems(404, 409, 422),
     summary="Add trials of your own",
 )
 def add_trials(parts: PartsDep, name: Name, added: TrialsAdd) -> TrialPage:
