@@ -75,9 +75,8 @@ def test_a_study_that_nobody_asks_about_is_left(replica: Callable[..., Service],
     one, other = replica(), replica()
     study = one.study("idle")
     one.ask(study)
-    while owned(one):
+    while owned(one) or one.parts.engine._desks:  # what it hears of its own ask may bring the study back for a moment
         one.call("GET", "/healthz")
-    assert one.parts.engine._desks == {}
     monkeypatch.setattr("suffice.api.engine.IDLE_SECONDS", PATIENCE)
     other.ask(study, 40)
     assert len(owned(other)) == 1
