@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy.optimize import minimize
 
+import suffice.optimizer.fitting as fitting
 import suffice.optimizer.metric_model as metric_model
 from suffice.optimizer import Categorical, Float, Int, Space, Study, Trial
 from suffice.optimizer.expression import Formula
@@ -185,12 +186,18 @@ def plain(data: Data, prior: Prior, fit: Fit, apart: tuple[bool, ...]) -> Fit:
     return fit
 
 
+PATCHES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "plain-kernel": lambda: patch.object(metric_model, "fit_additive", plain),
+    "no-growth": lambda: patch.object(fitting, "RATES", ()),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--cost", type=float, default=12)
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS), choices=list(PROBLEMS))
-    variants = ["fidelity", "plain-kernel", "single"]
+    variants = ["fidelity", "plain-kernel", "no-growth", "single"]
     parser.add_argument("--variants", nargs="+", default=variants, choices=variants)
     arguments = parser.parse_args()
     for name in arguments.problems:
@@ -198,7 +205,8 @@ def main() -> None:
         least = problem.least()
         for variant in arguments.variants:
             metric_model._decide.cache_clear()
-            with patch.object(metric_model, "fit_additive", plain) if variant == "plain-kernel" else nullcontext():
+            metric_model._follow.cache_clear()
+            with PATCHES.get(variant, nullcontext)():
                 runs = [run(problem, s, arguments.cost, variant == "single") for s in range(arguments.seeds)]
             regrets = {
                 cost: np.mean([math.log10(max(values[cost] - least, 1e-9)) for values, _ in runs])

@@ -37,8 +37,6 @@ SHARES: tuple[Shares, ...] = (
     (0.10, 0.88, 0.02),
     (0.00, 0.60, 0.40),
 )
-
-
 ALL_AT_ONCE: Shares = (0.0, 0.0, 1.0)  # one kernel over all columns
 RATES = (1.0, 2.0, 4.0)  # of growth that are tried
 
@@ -51,7 +49,7 @@ class Growth:
     """
 
     target: tuple[float, ...]
-    rate: float = 0.0
+    rate: float
 
     def __call__(self, X: Rows, apart: Bool[np.ndarray, " d"]) -> Float64[np.ndarray, " m"]:
         far: np.ndarray = (np.abs(X - np.array(self.target)) * apart).sum(1)
