@@ -18,10 +18,11 @@ from suffice.optimizer.pool import Pool
 
 from .errors import EngineFailed
 from .sampling_wire import CalibrationCreate
+from .traffic import Traffic
 
 COMMAND = (sys.executable, "-m", "suffice.api.calibrating")
 NEWEST = 4  # the newest of so many prompts are what a new prior has to predict better
-COUNTED = ("features", "right", "drawn")
+SHOWN = {"agreement"}  # of what is learned, no decision depends on it: no reason for a new version
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -36,12 +37,12 @@ class Fitting:
         await asyncio.to_thread(read, wanted.pool, wanted.score)
         return await self._done(wanted.model_dump(include={"pool", "max_samples", "score", "orders", "seed"}))
 
-    async def learn_prompts(self, document: dict[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any]:
-        """A calibration's JSON with what features tell learned from traffic (SamplingStore.traffic)."""
+    async def learn_prompts(self, document: dict[str, Any], traffic: Traffic) -> dict[str, Any]:
+        """A calibration's JSON with what features tell learned from traffic."""
         return await self._done({"document": document, "traffic": traffic})
 
-    async def better_prompts(self, document: dict[str, Any], traffic: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The same where it predicts the newest traffic better than the calibration does; else None."""
+    async def better_prompts(self, document: dict[str, Any], traffic: Traffic) -> dict[str, Any] | None:
+        """The same, of what then predicts the newest traffic better than the calibration does; None: nothing does."""
         made = await self._done({"document": document, "traffic": traffic, "if_better": True})
         return None if made == document else made
 
@@ -73,31 +74,67 @@ def fitted(wanted: CalibrationCreate) -> dict[str, Any]:
     return Calibration.fit(pool, wanted.max_samples, orders=wanted.orders, seed=wanted.seed).to_json()
 
 
-def informed(document: dict[str, Any], traffic: dict[str, Any]) -> dict[str, Any]:
-    """A calibration's JSON with a prompt model from traffic, computed here. Raises InvalidInput."""
+def informed(document: dict[str, Any], traffic: Traffic) -> dict[str, Any]:
+    """A calibration's JSON with what features tell learned from traffic, computed here. Raises InvalidInput."""
     import numpy as np
 
+    from suffice.optimizer.forecasts import Forecasts
     from suffice.optimizer.prompts import PromptModel
 
     rows = traffic["features"]
     if len({len(row) for row in rows}) != 1:
         raise InvalidInput("features", "finished prompts with as many features each", f"{len(rows)} prompts")
-    right, drawn = (np.array(traffic[name], dtype=float) for name in ("right", "drawn"))
-    return {**document, "prompt_model": PromptModel.fit(np.array(rows, dtype=float), right, drawn).to_json()}
+    X, right, drawn = (np.array(traffic[name], dtype=float) for name in ("features", "right", "drawn"))
+    made = {"forecasts": Forecasts.learn(X, traffic["counted"]).to_json()}
+    if not document["quality"]:  # votes tell how many are right, not how good they are
+        made["prompt_model"] = PromptModel.fit(X, right, drawn).to_json()
+    return {**document, **made}
 
 
-def improved(document: dict[str, Any], traffic: dict[str, Any]) -> dict[str, Any]:
-    """``informed``, if what all but the newest traffic teaches predicts that one better; else the document as it is."""
+def improved(document: dict[str, Any], traffic: Traffic) -> dict[str, Any]:
+    """The calibration with those parts of ``informed`` of which the newest traffic is more likely than of its own.
+
+    They are judged by what all but the newest traffic teaches, each statistic by itself.
+    """
+    from suffice.optimizer.prompts import SIGNAL
+
+    newest = {name: values[: len(values) // NEWEST] for name, values in traffic.items()}
+    later = informed(document, {name: values[len(values) // NEWEST :] for name, values in traffic.items()})
+    before, after = likelihood(_known(document, later), newest), likelihood(later, newest)
+    better = {name for name, value in after.items() if value > before[name] + SIGNAL}
+    if not better - SHOWN:
+        return document
+    made = informed(document, traffic)
+    if "solve_rate" not in better:
+        made["prompt_model"] = document["prompt_model"]
+    own = {} if document.get("forecasts") is None else document["forecasts"]["of"]
+    new = {name: one for name, one in made["forecasts"]["of"].items() if name in better}
+    made["forecasts"] = {**made["forecasts"], "of": {**own, **new}}
+    return made
+
+
+def likelihood(document: Mapping[str, Any], traffic: Traffic) -> dict[str, float]:
+    """log P(traffic) under a calibration's JSON, in nats per prompt: of solve rates and each statistic."""
     import numpy as np
 
-    from suffice.optimizer.prompts import SIGNAL, PromptModel
+    from suffice.optimizer.forecasts import Forecasts
+    from suffice.optimizer.prompts import PromptModel
 
-    later = informed(document, {name: values[len(values) // NEWEST :] for name, values in traffic.items()})
-    newest = [np.array(traffic[name][: len(traffic[name]) // NEWEST], dtype=float) for name in COUNTED]
-    now = document["prompt_model"] or {**later["prompt_model"], "mean": None}
-    before, after = (PromptModel.from_json(one) for one in (now, later["prompt_model"]))
-    gain = after.log_likelihood(*newest) - before.log_likelihood(*newest)
-    return informed(document, traffic) if gain > SIGNAL else document
+    X, right, drawn = (np.array(traffic[name], dtype=float) for name in ("features", "right", "drawn"))
+    found = Forecasts.from_json(document["forecasts"]).log_likelihood(X, traffic["counted"])
+    if document["prompt_model"] is not None:
+        found["solve_rate"] = PromptModel.from_json(document["prompt_model"]).log_likelihood(X, right, drawn)
+    return found
+
+
+def _known(document: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """What the calibration says now; where it says nothing, what ``later`` says without looking at features."""
+    blind = {name: {**one, "mean": None} for name, one in later["forecasts"]["of"].items()}
+    own = document.get("forecasts") or {**later["forecasts"], "of": {}}
+    model = document["prompt_model"]
+    if model is None and later["prompt_model"] is not None:
+        model = {**later["prompt_model"], "mean": None}
+    return {"prompt_model": model, "forecasts": {**own, "of": {**blind, **own["of"]}}}
 
 
 def answer(job: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from suffice.optimizer import InvalidInput
 from .deps import Cursor, Limit, Name, PartsDep, Router, read_cursor, write_cursor
 from .errors import problems
 from .sampling_wire import CalibrationCreate, CalibrationExport, CalibrationOut, CalibrationPage
+from .traffic import traffic
 
 router = Router(prefix="/v1", tags=["calibrations"])
 Version = Annotated[int | None, Query(ge=1, lt=2**31, description="The newest, unless given")]
@@ -38,13 +39,14 @@ async def create_calibration(parts: PartsDep, wanted: CalibrationCreate, respons
     summary="Learn what features of prompts tell",
 )
 async def learn_prompts(parts: PartsDep, name: Name) -> CalibrationOut:
-    """A new version whose prior over prompts is learned from this service's finished prompts that have features.
+    """A new version that has learned what features tell from this service's finished prompts that have some.
 
-    How many of their answers are right is taken from votes and scores: labelled prompts belong into a `pool`.
+    The prior over prompts, and what their answers will look like: agreement, scores, tokens. How many answers are right
+    is taken from votes and scores: labelled prompts belong into a `pool`.
     """
     document = (await run_in_threadpool(parts.calibrations.export, name)).document
-    traffic = await run_in_threadpool(parts.samplings.traffic, name)
-    made = await parts.fitting.learn_prompts(document, traffic)
+    lessons = await run_in_threadpool(parts.samplings.traffic, name)
+    made = await parts.fitting.learn_prompts(document, traffic(lessons))
     return await run_in_threadpool(parts.calibrations.add, name, made)
 
 

@@ -12,10 +12,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from copy import copy
+from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func
+from sqlalchemy import delete, func
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
@@ -25,7 +26,8 @@ from .access import DEFAULT_PROJECT
 from .database import Database
 from .sampling_wire import CalibrationExport, CalibrationOut, DriftOut
 from .store import Clock, now
-from .tables import CalibrationRow, SamplingRow
+from .tables import CalibrationRow, LessonRow, SamplingRow
+from .traffic import MOST, Lesson
 
 if TYPE_CHECKING:
     from suffice.optimizer.calibration import Calibration
@@ -121,6 +123,9 @@ class CalibrationStore:
                 raise Conflict(f"it is used by {count} samplings: delete those first")
             for row in rows:
                 session.delete(row)
+            session.flush()
+            if session.exec(_named(self.project, name, func.count())).one() == 0:
+                session.exec(delete(LessonRow).where(*self._taught(name)))
 
     def wanted(self, name: str | None, version: int | None) -> tuple[int | None, Calibration | None, bool | None]:
         """The id of a calibration that a request names, the calibration, and whether its alarm is on.
@@ -159,6 +164,52 @@ class CalibrationStore:
         if found is not None:
             with self.database.write() as session:
                 watch(session, calibration_id, found)
+
+    # --- traffic of gateways ---
+
+    def learn(self, name: str, lesson: Lesson) -> None:
+        """Keep what a prompt of a gateway taught; the newest ones are kept."""
+        for _ in range(TRIES):
+            with suppress(IntegrityError):  # another replica has just taken that number
+                return self._keep(name, lesson)
+        raise Conflict(f"others keep adding what prompts teach of {name!r}")
+
+    def _keep(self, name: str, lesson: Lesson) -> None:
+        with self.database.write() as session:
+            taught = self._taught(name)
+            newest = session.exec(select(func.max(LessonRow.number)).where(*taught)).one() or 0
+            row = LessonRow(
+                project_id=self.project,
+                calibration=name,
+                number=newest + 1,
+                features=list(lesson.features),
+                right=lesson.right,
+                drawn=lesson.drawn,
+                counted=dict(lesson.counted),
+                created_at=self.clock(),
+            )
+            session.add(row)
+            session.exec(delete(LessonRow).where(*taught, col(LessonRow.number) <= newest + 1 - MOST))
+
+    def lessons(self, name: str) -> list[tuple[datetime, Lesson]]:
+        """What the newest prompts of gateways taught, and when."""
+        query = select(LessonRow).where(*self._taught(name)).order_by(col(LessonRow.number).desc())
+        with self.database.read() as session:
+            return [
+                (row.created_at, Lesson(row.features, row.right, row.drawn, row.counted)) for row in session.exec(query)
+            ]
+
+    def lessons_so_far(self) -> dict[tuple[int, str], int]:
+        """How many prompts of gateways taught something, kept or not, by project and calibration, of all projects."""
+        query = select(LessonRow.project_id, LessonRow.calibration, func.max(LessonRow.number))
+        query = query.group_by(col(LessonRow.project_id), col(LessonRow.calibration))
+        with self.database.read() as session:
+            return {(project, name): number for project, name, number in session.exec(query)}
+
+    def _taught(self, name: str) -> tuple[Any, Any]:
+        return LessonRow.project_id == self.project, LessonRow.calibration == name
+
+    # --- ready to use ---
 
     def of(self, calibration_id: int, document: Mapping[str, Any] | None = None) -> Calibration:
         """The calibration, ready to use: a version never changes, an id is never used twice."""
@@ -220,9 +271,17 @@ def calibration_out(row: CalibrationRow) -> CalibrationOut:
         quality=document["quality"],
         ways=list(dict.fromkeys(document["ways"])),
         signal=None if document["prompt_model"] is None else document["prompt_model"]["signal"],
+        forecasts=_told(document.get("forecasts")),
         drift=None if document["drift"] is None else DriftOut(total=row.drift_total, alarm=row.drift_alarm),
         created_at=row.created_at,
     )
+
+
+def _told(forecasts: Mapping[str, Any] | None) -> dict[str, float] | None:
+    """By how much features predict each statistic of which they tell anything."""
+    if forecasts is None:
+        return None
+    return {name: one["signal"] for name, one in forecasts["of"].items() if one["mean"] is not None}
 
 
 def check(row: CalibrationRow) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from suffice.optimizer import InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from suffice.optimizer import Sampling
     from suffice.optimizer.calibration import Calibration
     from suffice.optimizer.drift import Watch
 
@@ -111,3 +112,8 @@ class Calibrations:
         found = self._kept[name].drift_evidence(answers, scores, by_score=by_score)
         if found is not None:
             self._watch[name] = self._watch.get(name, Watch()).after(found)
+
+    # --- features ---
+
+    def learn(self, name: str, features: Sequence[float], sampling: Sampling) -> None:
+        """Learn what a prompt's features told of its answers: within the service only, which has somebody to do it."""

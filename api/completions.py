@@ -18,6 +18,7 @@ from suffice.adapters.strategies import perturbed
 from suffice.adapters.subgroups import ALTERNATIVES
 from suffice.adapters.verifiers import Question, Verifier, VerifierFailed
 from suffice.optimizer import Sampling
+from suffice.optimizer.expected import NOTHING, Expected
 
 from . import chunks, decisions
 from .asked import Asked
@@ -48,6 +49,7 @@ class Tools:
     drifted: bool = False  # scores seem to mean something else than when they were calibrated
     equality: MathEquality | None = None
     clock: Callable[[], float] = time.monotonic
+    expected: Expected = NOTHING  # of the prompt, by its features
 
 
 @dataclass
@@ -91,7 +93,9 @@ class Completion:
         self._raw = asked.raw(**self._extra)
         self._failures: int | None = 0  # answers that were rejected, or no good; None: there was a good one
         self._elected: dict[str, int] | None = None
-        self.drawing = Drawing(self._sampling(), self._draw, self._limits(), lambda: tools.upstreams.busy, tools.clock)
+        self.drawing = Drawing(
+            self._sampling(tools.expected), self._draw, self._limits(), lambda: tools.upstreams.busy, tools.clock
+        )
 
     def _logprobs(self) -> dict[str, Any]:
         """What makes log-probabilities come along, where they are needed and were not asked for."""
@@ -103,10 +107,17 @@ class Completion:
             return {}
         return {"logprobs": True} if self.asked.chat else {"logprobs": 0}
 
-    def _sampling(self) -> Sampling:
-        calibration = self.tools.calibration
-        more: dict[str, Any] = {} if calibration is None else {"calibration": calibration}
-        return sampling_of(self.asked.wishes, scores=not self._distrusted, **more)
+    def _sampling(self, expected: Expected) -> Sampling:
+        wishes, calibration = self.asked.wishes, self.tools.calibration
+        more: dict[str, Any] = {} if wishes.rule != "suffice" else {"calibration": calibration}
+        return sampling_of(wishes, expected, scores=not self._distrusted, **more)
+
+    def unexpecting(self) -> Sampling:
+        """What was counted, told to a sampling that expects nothing: what can be learned from."""
+        sampling = self._sampling(NOTHING)
+        for number, one in enumerate(self.drawing.result.counted):
+            sampling.tell(one.answer, one.score, one.tokens, number=number)
+        return sampling
 
     @property
     def _distrusted(self) -> bool:
@@ -264,7 +275,7 @@ class Completion:
         votes = self.asked.wishes
         if votes.rule != "suffice":  # others may want scores
             votes = votes.model_copy(update={"rule": "suffice", "settings": None})
-        self.drawing.go_on_with(sampling_of(votes))
+        self.drawing.go_on_with(sampling_of(votes, self.tools.expected))
         if votes.on_verifier_error in ("fail", "first"):
             self.drawing.finish("the verifier failed")
 
@@ -382,6 +393,7 @@ class Completion:
             "expected_gain": stop.gain,
             "cost": stop.cost,
             "posterior": decisions.posterior(sampling),
+            "expected": self.tools.expected.to_json() or None,
             "elected": None if self._elected is None else {str(one): n for one, n in self._elected.items()},
             "verifier": None
             if self._verifier is None

@@ -25,7 +25,7 @@ from sqlmodel import Session
 
 from suffice.optimizer import InvalidInput
 
-HEAD = "0006"  # the newest revision in migrations/versions
+HEAD = "0007"  # the newest revision in migrations/versions
 MIGRATIONS = Path(__file__).parent / "migrations"
 EXPECTED = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
 BUSY_SECONDS = 30.0

@@ -14,13 +14,14 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from suffice.adapters import math_verify
 from suffice.adapters.math_verify import MathEquality
 from suffice.adapters.openai import Reply, TimedOut, Unreachable
-from suffice.adapters.verifiers import VerifierFailed
+from suffice.adapters.verifiers import Question, VerifierFailed
 from suffice.optimizer import InvalidInput, NotFound, SufficeError
+from suffice.optimizer.expected import NOTHING, Expected
 
 from . import chunks, decisions
 from .access import DEFAULT_PROJECT, Visit
@@ -32,6 +33,9 @@ from .gateway_config import DEFAULTS, SUFFIX, GatewayConfig, sampling_of
 from .gateway_metrics import CONTENT_TYPE, GatewayMetrics
 from .gateway_verifiers import Verifiers
 from .upstreams import NoUpstream, Upstreams
+
+if TYPE_CHECKING:
+    from suffice.optimizer.calibration import Calibration
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -287,6 +291,8 @@ class Gateway:
 
     async def _decide(self, request: Request, asked: Asked, send: Send) -> None:
         calibration, drifted = self._calibration(request, asked)
+        features = _features(asked)
+        expected = await asyncio.to_thread(_expected, asked, calibration, features) if features else NOTHING
         tools = Tools(
             self.config,
             self.upstreams,
@@ -295,6 +301,7 @@ class Gateway:
             drifted,
             self._equality(asked),
             self._clock,
+            expected,
         )
         ready: asyncio.Queue[bytes] = asyncio.Queue(AHEAD)
         completion = Completion(asked, tools, ready.put if asked.streamed else None)
@@ -302,6 +309,7 @@ class Gateway:
         try:
             if asked.stream:
                 await self._stream(request, completion, work, ready, send)
+                self._learn(request, completion, features)
                 return
             outcome = await work
         finally:
@@ -311,6 +319,7 @@ class Gateway:
             if request.visit is not None:
                 request.visit.tokens = completion.spent()
         self._finish(request, asked, outcome)
+        self._learn(request, completion, features)
         await _json(send, 200, outcome.body | {"optscale": self._shown(asked, outcome)}, self._headers(outcome))
 
     async def _run(self, completion: Completion) -> Outcome:
@@ -434,6 +443,12 @@ class Gateway:
             answers, scores = [one.answer for one in good], [one.score for one in good]
             known.watch(asked.wishes.calibration, answers, scores, by_score=outcome.sampling.scores)
 
+    def _learn(self, request: Request, completion: Completion, features: Sequence[float] | None) -> None:
+        """Have the calibration learn what the prompt's features told of its answers."""
+        name = completion.asked.wishes.calibration
+        if features and name is not None and completion.verifier_error is None:
+            self._calibrations(request.project, name).learn(name, features, completion.unexpecting())
+
     def _shown(self, asked: Asked, outcome: Outcome) -> dict[str, Any]:
         """The record as the client gets it."""
         if asked.wishes.returns == "trace":
@@ -516,6 +531,28 @@ async def _gone(receive: Receive) -> None:
     """Until the client is."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _features(asked: Asked) -> list[float] | None:
+    """The features of a request's prompt, if any are wished for."""
+    if asked.wishes.features != "text":
+        return asked.wishes.features
+    from suffice.optimizer.prompts import text_features
+
+    return text_features(Question.of(asked.body).text)
+
+
+def _expected(asked: Asked, calibration: Calibration | None, features: Sequence[float]) -> Expected:
+    """What a calibration expects of a prompt; the tables that its prior needs are made here, in a thread."""
+    if calibration is None or not calibration.featured:
+        return NOTHING
+    try:
+        found = calibration.expected(features)
+    except InvalidInput as error:
+        raise error.under("optscale") from None
+    if asked.wishes.rule == "suffice":
+        sampling_of(asked.wishes, found).ask()
+    return found
 
 
 def _object(request: Request) -> dict[str, Any]:

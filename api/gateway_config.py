@@ -30,15 +30,19 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator
 
 from suffice.optimizer import InvalidInput, Sampling
+from suffice.optimizer.expected import NOTHING, Expected
+from suffice.optimizer.expected import RULES as EXPECTING
 from suffice.optimizer.stopping import RULES
 
 from .errors import from_pydantic
 from .extraction import extractor
+from .sampling_wire import MOST_FEATURES, MOST_WITH_PRIOR
 
 SUFFIX = "optscale"  # of `<model>:optscale`, and the name of its policy
 LOG_PROBABILITY = "log_probability"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-/]{0,199}$")]
+Features = Annotated[list[FiniteFloat], Field(min_length=1, max_length=MOST_FEATURES)]
 Tags = Annotated[dict[str, str], Field(max_length=16)]
 
 
@@ -200,6 +204,7 @@ class Wishes(Config):
     verifier: str | None = None  # "none": without the policy's
     extract: str | None = None
     calibration: str | None = None
+    features: Features | Literal["text"] | None = None  # of the prompt, for the calibration; "text": made of its text
     on_verifier_error: Literal["votes", "first", "fail"] | None = None
     strategy: str | None = None
     perturb_after: int | None = Field(default=None, ge=1)  # failures without a success: then the prompt is perturbed
@@ -312,13 +317,23 @@ class GatewayConfig(Config):
             raise InvalidInput("verifier", f"one that judges the steps of {wishes.strategy}", wishes.verifier)
         if wishes.extract is not None:
             extractor(wishes.extract, self.extractors)
-        if wishes.calibration is not None and wishes.rule != "suffice":
+        if wishes.features is not None:
+            self._check_features(wishes)
+        elif wishes.calibration is not None and wishes.rule != "suffice":
             raise InvalidInput("calibration", f"none, with the rule {wishes.rule}", wishes.calibration)
         if sampling_of(wishes).scored and wishes.verifier in (None, "none"):
             looks = f"{wishes.rule} {wishes.settings or ''}".strip()
             raise InvalidInput(
                 "verifier", f"one of {', '.join(self.verifiers)}: {looks} looks at scores", wishes.verifier
             )
+
+    def _check_features(self, wishes: Wishes) -> None:
+        if wishes.calibration is None:
+            raise InvalidInput("features", "none, without a calibration that learns from them", wishes.features)
+        if wishes.rule not in EXPECTING:
+            raise InvalidInput("features", f"none, with any rule but {' and '.join(EXPECTING)}", wishes.rule)
+        if (wishes.max_samples or 1) > MOST_WITH_PRIOR:
+            raise InvalidInput("max_samples", f"at most {MOST_WITH_PRIOR} with features", wishes.max_samples)
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -363,15 +378,15 @@ def wishes_of(document: Any) -> Wishes:
         raise InvalidInput.of(from_pydantic(error.errors())).under("optscale") from None
 
 
-def sampling_of(wishes: Wishes, **more: Any) -> Sampling:
-    """The sampling that complete wishes describe. Raises InvalidInput."""
+def sampling_of(wishes: Wishes, expected: Expected = NOTHING, **more: Any) -> Sampling:
+    """The sampling that complete wishes describe, of a prompt of which something is expected. Raises InvalidInput."""
+    rule = wishes.rule or "suffice"
     return Sampling(
-        wishes.rule or "suffice",
+        rule,
         max_samples=wishes.max_samples or 1,
         target=wishes.target,
         price=wishes.price,
         token_price=wishes.token_price,
-        expected_tokens=wishes.expected_tokens,
-        settings=wishes.settings,
+        **expected.options(rule, wishes.settings or {}, wishes.expected_tokens),
         **more,
     )

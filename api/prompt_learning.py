@@ -1,9 +1,10 @@
 """Learning what features of prompts tell from the service's own traffic, by itself: no request asks for it.
 
-Once enough further prompts with features are finished under a calibration, the engine's process for calibrations fits
-the prior over prompts to all of them. How many of their answers are right is what votes and scores say: nobody labels
-traffic. A new version of the calibration is made only where what all but the newest prompts teach predicts the newest
-ones better than the calibration does now, so that priors do not chase noise and versions stay few.
+Once enough further prompts with features are finished under a calibration, of samplings or of a gateway, the engine's
+process for calibrations fits the prior over prompts, and forecasts of their answers, to all of them. How many of the
+answers are right is what votes and scores say: nobody labels traffic. A new version of the calibration is made only
+where what all but the newest prompts teach predicts the newest ones better than the calibration does now, so that it
+does not chase noise and versions stay few.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from fastapi.concurrency import run_in_threadpool
 from .calibrating import Fitting
 from .sampling_store import SamplingStore
 from .sampling_wire import CalibrationOut
+from .traffic import traffic
 
 FEWEST = 48  # prompts that are worth looking at
 GROWTH = 1.5  # times as many as the last time, before they are looked at again
@@ -55,10 +57,10 @@ class PromptLearning:
 
     async def _learn(self, samplings: SamplingStore, name: str) -> CalibrationOut | None:
         known = await run_in_threadpool(samplings.calibrations.export, name)
-        traffic = await run_in_threadpool(samplings.traffic, name)
-        if len(traffic["drawn"]) < FEWEST or len({len(row) for row in traffic["features"]}) != 1:
+        lessons = await run_in_threadpool(samplings.traffic, name)
+        if len(lessons) < FEWEST or len({len(one.features) for one in lessons}) != 1:
             return None
-        document = await self.fitting.better_prompts(known.document, traffic)
+        document = await self.fitting.better_prompts(known.document, traffic(lessons))
         if document is None:
             return None
         newest = await run_in_threadpool(samplings.calibrations.one, name)

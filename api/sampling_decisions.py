@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.optimizer import Draw, Enough, InvalidInput, Sampling
 from suffice.optimizer.answers import FLAT, TypePrior
+from suffice.optimizer.expected import RULES as EXPECTING
+from suffice.optimizer.expected import Expected
 from suffice.optimizer.sampling import EnoughReason
 from suffice.optimizer.stopping import RULES
 
@@ -142,7 +144,8 @@ def check(options: SamplingOptions, calibration: Calibration | None) -> None:
     made(_definition(options), calibration)
 
 
-Known = dict[str, Any] | None  # of a prompt beforehand: its features, and its prior unless that is flat
+Known = Mapping[str, Any] | None
+"""Of a prompt beforehand: its features, its prior unless that is flat, and what else is ``told`` (Expected)."""
 
 
 def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> list[tuple[str, Known]]:
@@ -161,8 +164,9 @@ def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> lis
     if wanted.budget is not None:
         if wanted.rule != "suffice":
             raise InvalidInput("rule", "suffice, because with a budget an answer's worth counts", wanted.rule)
-        if wanted.expected_tokens is None:
-            raise InvalidInput("expected_tokens", "the tokens of an answer, because there is a budget of them", None)
+        if wanted.expected_tokens is None and not all("tokens" in expected(one).told for _, one in found):
+            needed = "the tokens of an answer, because there is a budget of them and features do not tell"
+            raise InvalidInput("expected_tokens", needed, None)
     if wanted.deadline is not None and wanted.deadline <= 0:
         raise InvalidInput("deadline", "a positive number", wanted.deadline)
     return found
@@ -177,28 +181,39 @@ def known(
 ) -> Known:
     """What is known of a prompt beforehand; its prior is given, or the calibration makes it of its features.
 
-    Features that no calibration can use yet are kept, to learn from. Raises InvalidInput.
+    Features that the calibration cannot use yet are kept, to learn from. Raises InvalidInput.
     """
     if prior is None and features is None:
         return None
     if prior is not None and features is not None:
         raise InvalidInput(f"{where}prior", "either a prior or features", "both")
-    if options.rule != "suffice":
-        field = "features" if prior is None else "prior"
-        raise InvalidInput(f"{where}{field}", "none, with any rule but suffice", options.rule)
+    if prior is not None and options.rule != "suffice":
+        raise InvalidInput(f"{where}prior", "none, with any rule but suffice", options.rule)
+    if features is not None and options.rule not in EXPECTING:
+        raise InvalidInput(f"{where}features", f"none, with any rule but {' and '.join(EXPECTING)}", options.rule)
+    if features is not None and calibration is None:
+        raise InvalidInput(f"{where}features", "none, without a calibration that learns from them", features)
     made: dict[str, Any] = {} if prior is None else prior.model_dump()
     try:
         if features is not None:
-            made["features"] = list(features)
-            if calibration is not None and calibration.prompt_model is not None:
-                found = calibration.prior(features)
-                made |= {} if found == FLAT else {"theta": found.theta, "alpha": found.alpha}
+            made |= {"features": list(features), **_told(features, calibration, options.rule)}
         _prior(made)
     except InvalidInput as error:
         problem = error.problems[0]
         raise InvalidInput(f"{where}{problem.field}", problem.expected, problem.got) from None
     if "theta" in made and options.max_samples > MOST_WITH_PRIOR:
         raise InvalidInput("max_samples", f"at most {MOST_WITH_PRIOR} with priors", options.max_samples)
+    return made
+
+
+def _told(features: Sequence[float], calibration: Calibration | None, rule: str) -> dict[str, Any]:
+    """What a calibration makes of features, as far as it has learned from any."""
+    if calibration is None or not calibration.featured:
+        return {}
+    found = calibration.expected(features)
+    made: dict[str, Any] = {"told": dict(found.told)} if found.told else {}
+    if rule == "suffice" and found.prior != FLAT:
+        made |= {"theta": found.prior.theta, "alpha": found.prior.alpha}
     return made
 
 
@@ -211,32 +226,39 @@ def _definition(options: SamplingOptions) -> dict[str, Any]:
     return options.model_dump(mode="json")
 
 
-def _prior(prior: Mapping[str, Any] | None) -> TypePrior:
-    return FLAT if prior is None or "theta" not in prior else TypePrior(tuple(prior["theta"]), tuple(prior["alpha"]))
+def _prior(known: Known) -> TypePrior:
+    return FLAT if known is None or "theta" not in known else TypePrior(tuple(known["theta"]), tuple(known["alpha"]))
 
 
-OPTIONS = ("max_samples", "target", "price", "token_price", "expected_tokens", "latency", "batch", "scores")
+def expected(known: Known) -> Expected:
+    """What a prompt's answers are expected to look like."""
+    return Expected(_prior(known), {} if known is None else known.get("told", {}))
+
+
+OPTIONS = ("max_samples", "target", "price", "token_price", "latency", "batch", "scores")
 
 
 def made(
     definition: Mapping[str, Any],
     calibration: Calibration | None,
-    prior: Mapping[str, Any] | None = None,
+    known: Known = None,
     draws: Sequence[Told] = (),
     elapsed: float = 0.0,
     issued: int = 0,
 ) -> Sampling:
     """The library's sampling of a prompt. Raises InvalidInput for options that make no sense."""
-    least = definition["least_gain"]
+    least, rule = definition["least_gain"], definition["rule"]
     if least is None:
         least = LEAST_GAIN if definition.get("budget") is None else 0.0
+    if rule == "optscale_t":  # what it is expected to look like is all that the calibration tells of a prompt
+        calibration = None
     document = {
         **{name: definition[name] for name in OPTIONS},
-        "rule": definition["rule"],
-        "settings": definition["settings"],
+        **expected(known).options(rule, definition["settings"], definition["expected_tokens"]),
+        "rule": rule,
         "deadline": definition.get("deadline"),
         "least_gain": least,
-        "prior": None if (found := _prior(prior)) == FLAT else {"theta": found.theta, "alpha": found.alpha},
+        "prior": None if (found := _prior(known)) == FLAT else {"theta": found.theta, "alpha": found.alpha},
         "calibration": None if calibration is None else calibration.name,
         "elapsed": elapsed,
         "issued": issued,
@@ -290,7 +312,6 @@ def _shared(state: State, count: int | None) -> list[Decided]:
     from suffice.optimizer.allocation import Batch
 
     most = count or max(1, len(state.prompts) // SHARE)
-    expected = state.definition["expected_tokens"]
     found: list[Decided] = []
     free: list[tuple[Decided, Sampling]] = []
     for one, sampling in _decided(state):
@@ -302,12 +323,16 @@ def _shared(state: State, count: int | None) -> list[Decided]:
                 most -= 1
             elif not again and not one.state.out:
                 free.append((one, sampling))
-    out = sum(prompt.out for prompt in state.prompts) + sum(one.new for one in found)
+    said = state.definition["expected_tokens"]
+    tokens = {p.position: said or expected(p.prior).told["tokens"] for p in state.prompts}
+    out = sum(tokens[p.position] * p.out for p in state.prompts)
+    out += sum(tokens[one.state.position] * one.new for one in found)
     own = sum(sampling.tokens for _, sampling in free)
-    left = state.definition["budget"]["tokens"] - state.spent - expected * out
+    left = state.definition["budget"]["tokens"] - state.spent - out
     chosen: list[int] = []
     if free and most and left > 0:
-        chosen = Batch([sampling for _, sampling in free], own + left, expected).ask(most)
+        usual = sum(tokens.values()) / len(tokens)
+        chosen = Batch([sampling for _, sampling in free], own + left, usual).ask(most)
     for i in chosen:
         free[i][0].numbers = [free[i][0].state.issued]
     if most and not chosen and not out:  # nothing is to come that could change it
@@ -333,7 +358,7 @@ def _decided(state: State) -> Iterator[tuple[Decided, Sampling]]:
 
 def _evidence(state: State, one: Decided) -> float | None:
     """What the drift alarm makes of a prompt that has enough; it looks at each once."""
-    if state.calibration is None or one.stop is None or one.state.watched:
+    if state.calibration is None or one.stop is None or one.state.watched or state.definition["rule"] != "suffice":
         return None
     told = {d.number: d for d in one.state.draws}
     counted = [told[n] for n in range(one.step.samples)]
@@ -353,16 +378,6 @@ def _stop(state: State, decided: Sequence[Decided]) -> Mapping[str, Any] | None:
     return {"reason": ALL_ENOUGH, "message": f"{len(state.prompts)} prompts"}
 
 
-def expected_right(
-    definition: Mapping[str, Any], calibration: Calibration | None, prompt: PromptState
-) -> tuple[float, int]:
-    """How many of a prompt's answers are right, as far as votes and scores tell, and how many count."""
-    sampling = made(definition, calibration, prompt.prior, prompt.draws)
-    chances = sampling.posterior.answers
-    counted = sorted((d for d in prompt.draws if d.told), key=lambda d: d.number)[: sampling.samples]
-    return sum(chances[d.answer] for d in counted if d.answer is not None), sampling.samples
-
-
 # --- what is known ----------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +395,7 @@ def result(
         pick=sampling.pick,  # type: ignore[arg-type]
         pick_number=sampling.pick_number,
         posterior=posterior,
+        expected=expected(prompt.prior).to_json() or None,
         stop=None if prompt.stop is None else EnoughOut(**prompt.stop),
         decisions=decisions,
     )
@@ -412,6 +428,7 @@ def decide(wanted: SamplingDecide, calibration: Calibration | None, alarm: bool 
         pick=sampling.pick,  # type: ignore[arg-type]
         pick_number=sampling.pick_number,
         posterior=posterior_out(sampling),
+        expected=expected(before).to_json() or None,
         drift=alarm,
     )
 

@@ -11,7 +11,6 @@ import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,7 +31,7 @@ from .sampling_decisions import (
     PromptState,
     State,
     Told,
-    expected_right,
+    made,
     needs_scores,
     plan,
     result,
@@ -54,9 +53,9 @@ from .sampling_wire import (
 )
 from .store import Clock, now
 from .tables import CalibrationRow, DrawRow, PromptRow, SamplingRow
+from .traffic import MOST, Lesson
 from .wire import StopOut
 
-MOST_TRAFFIC = 5000  # prompts that features are learned from
 TRIES = 2  # to decide without holding the database
 DEFINITION = set(SamplingOptions.model_fields) | {"budget", "deadline", "lease_seconds"}
 
@@ -109,7 +108,7 @@ class SamplingStore:
                 session.add(row)
                 session.flush()
                 session.add_all(
-                    PromptRow(sampling_id=row.id, position=i, prompt=name, prior=known)
+                    PromptRow(sampling_id=row.id, position=i, prompt=name, prior=None if known is None else dict(known))
                     for i, (name, known) in enumerate(prompts)
                 )
         except IntegrityError:
@@ -311,7 +310,7 @@ class SamplingStore:
         return SamplingOut(**_fields(row), results=results)
 
     def finished(self) -> dict[tuple[int, str], int]:
-        """How many prompts with a prior of their own have enough, by project and calibration, of all projects."""
+        """How many prompts that something was known of have enough, by project and calibration, of all projects."""
         query = (
             select(CalibrationRow.project_id, CalibrationRow.name, func.count())
             .join(SamplingRow, col(SamplingRow.calibration_id) == CalibrationRow.id)
@@ -320,33 +319,32 @@ class SamplingStore:
             .group_by(col(CalibrationRow.project_id), col(CalibrationRow.name))
         )
         with self.database.read() as session:
-            return {(project, name): count for project, name, count in session.exec(query)}
+            found = Counter({(project, name): count for project, name, count in session.exec(query)})
+        return found + Counter(self.calibrations.lessons_so_far())
 
-    def traffic(self, calibration: str) -> Traffic:
-        """Features, right answers and answers of finished prompts that went by any version of a calibration.
+    def traffic(self, calibration: str) -> list[Lesson]:
+        """What finished prompts with features that went by any version of a calibration teach, the newest first.
 
-        Nobody labelled them: how many answers are right is what votes and scores say, and not the prompt's own prior,
-        which would be learned from itself. The newest sampling's come first; of many, the newest samplings'.
+        Of many, the newest samplings', and the newest that a gateway in this service has decided.
         """
-        found: Traffic = {"features": [], "right": [], "drawn": []}
+        found: list[tuple[datetime, Lesson]] = []
         models = dict(self.calibrations.named(calibration, v.version) for v in self.calibrations.versions(calibration))
         with self.database.read() as session:
             own = self.own().where(col(SamplingRow.calibration_id).in_(models))
-            query = own.order_by(col(SamplingRow.id).desc())
-            for row in session.exec(query):
+            for row in session.exec(own.order_by(col(SamplingRow.id).desc())):
                 known = [p for p in _prompts(session, row.id) if p.stop and p.prior and "features" in p.prior]
-                if len(found["drawn"]) + len(known) > MOST_TRAFFIC:
+                if len(found) + len(known) > MOST:
                     break
                 draws = _draws(session, row.id, {p.position for p in known}, self.clock()) if known else {}
-                model = models[row.calibration_id or 0]
                 for p in known:
-                    state = replace(_prompt_state(p, 0, draws.get(p.position, ()), active=True), prior=None)
-                    hits, n = expected_right(row.definition, model, state)
-                    if n and p.prior is not None:
-                        found["features"].append(p.prior["features"])
-                        found["right"].append(hits)
-                        found["drawn"].append(n)
-        return found
+                    assert p.prior is not None
+                    sampling = made(row.definition, models[row.calibration_id or 0], None, draws.get(p.position, ()))
+                    lesson = Lesson.of(p.prior["features"], sampling)
+                    if lesson is not None:
+                        found.append((row.updated_at, lesson))
+        found += self.calibrations.lessons(calibration)
+        found.sort(key=lambda one: one[0], reverse=True)
+        return [lesson for _, lesson in found[:MOST]]
 
     def answers(self, public_id: str, after: tuple[int, int], limit: int, prompt: str | None) -> AnswerPart:
         """Draws by prompt and number, from behind one; and where the next part goes on, if there is one."""
@@ -373,7 +371,6 @@ class SamplingStore:
         return page, None if last is None else (last.position, last.number)
 
 
-Traffic = dict[str, list[Any]]
 AnswerPart = tuple[list[RecordedAnswer], tuple[int, int] | None]
 
 

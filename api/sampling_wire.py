@@ -30,7 +30,10 @@ Setting = StrictStr | StrictBool | Annotated[StrictInt, Field(gt=-(2**53), lt=2*
 
 
 Features = Annotated[list[FiniteFloat] | None, Field(min_length=1, max_length=MOST_FEATURES)]
-"""What is known of a prompt beforehand; the calibration makes its prior of them."""
+"""What is known of a prompt beforehand; the calibration tells by them what its answers will look like."""
+
+ExpectedOut = dict[str, float] | None
+"""What features tell of a prompt's answers: solve_rate, agreement, score, spread, tokens, as far as they tell it."""
 
 
 class PriorSpec(Wire):
@@ -168,6 +171,7 @@ class PromptOut(Wire):
     pick: Answer | None = None
     pick_number: int | None = None
     posterior: PosteriorOut
+    expected: ExpectedOut = None
     stop: EnoughOut | None = None
     decisions: list[dict[str, Any]] = Field(default_factory=list)
 
@@ -242,6 +246,7 @@ class SamplingDecideOut(Wire):
     pick: Answer | None = None
     pick_number: int | None = None
     posterior: PosteriorOut
+    expected: ExpectedOut = None
     drift: bool | None = None  # with a calibration: whether its alarm is on
 
 
@@ -277,7 +282,8 @@ class CalibrationOut(Wire):
     scored: bool
     quality: bool
     ways: list[str]
-    signal: float | None = None  # nats per prompt by which features predict solve rates; None: its pool had none
+    signal: float | None = None  # nats per prompt by which features predict solve rates; None: it knows none
+    forecasts: dict[str, float] | None = None  # the same of what else they tell; what they do not tell is left out
     drift: DriftOut | None = None  # None: scores are not looked at, or cannot be watched
     created_at: datetime
 

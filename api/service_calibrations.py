@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,10 @@ from .calibration_store import CalibrationStore
 from .calibrations import Calibrations
 from .errors import from_pydantic
 from .sampling_wire import CalibrationCreate, CalibrationOut
+from .traffic import Lesson
 
 if TYPE_CHECKING:
+    from suffice.optimizer import Sampling
     from suffice.optimizer.calibration import Calibration
 
 FRESH_SECONDS = 1.0
@@ -99,6 +101,17 @@ class ServiceCalibrations(Calibrations):
             pass  # deleted meanwhile
         except Exception:  # a full disk, a busy database: the next prompt may be luckier
             log.exception("what the drift alarm of %r has seen could not be kept", name)
+
+    def learn(self, name: str, features: Sequence[float], sampling: Sampling) -> None:
+        self._writer.submit(self._keep, name, features, sampling)
+
+    def _keep(self, name: str, features: Sequence[float], sampling: Sampling) -> None:
+        try:
+            lesson = Lesson.of(features, sampling)
+            if lesson is not None and name in self:
+                self._store.learn(name, lesson)
+        except Exception:  # as above
+            log.exception("what a prompt taught %r could not be kept", name)
 
     def _known(self, name: str) -> CalibrationOut | None:
         """What is known of the newest version."""

@@ -283,6 +283,21 @@ class CalibrationRow(Base, table=True):
     created_at: datetime = Field(sa_type=Moment)
 
 
+class LessonRow(Base, table=True):
+    """What a prompt of a gateway taught of what features tell (`traffic.py`); numbers go on where old ones are gone."""
+
+    __tablename__ = "lessons"
+
+    project_id: int = Field(primary_key=True, sa_column_args=[ForeignKey("projects.id", ondelete="RESTRICT")])
+    calibration: str = Field(primary_key=True, max_length=100)
+    number: int = Field(primary_key=True)
+    features: list[float] = Field(sa_type=Document)
+    right: float
+    drawn: int
+    counted: dict[str, Any] = Field(sa_type=Document)
+    created_at: datetime = Field(sa_type=Moment)
+
+
 class SamplingRow(Base, table=True):
     """A sampling. ``definition`` never changes; ``sequence`` numbers the changes of its answers and decisions."""
 
@@ -320,7 +335,7 @@ class PromptRow(Base, table=True):
     sampling_id: int = Field(sa_column_args=[ForeignKey("samplings.id", ondelete="CASCADE")], primary_key=True)
     position: int = Field(primary_key=True)
     prompt: str = Field(max_length=200)
-    prior: dict[str, Any] | None = Field(default=None, sa_type=Document)
+    prior: dict[str, Any] | None = Field(default=None, sa_type=Document)  # what is known of it beforehand
     told: int = 0
     decided: int = -1  # how many answers were told when it was last decided on
     tokens: float = 0.0

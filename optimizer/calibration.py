@@ -1,28 +1,31 @@
 """Calibration: what a model's votes and a verifier's scores are worth, learned once from labelled answers.
 
 From a pool of one (model, verifier) pair: P(right) per cluster (scores.py), what more answers add to each pick
-(gain.py), and, by cross-fitting, which pick pays best at which price: the posterior, the best score, the
-score-weighted vote, the majority, or votes alone, by the exact lookahead. A verifier that is worth nothing is found
-out there. The pick is worth more than the stop. The stated confidence is calibrated on prompts that the models were
-not fitted to.
+(gain.py), and, by cross-fitting, which way to pick and stop pays best at which price: the posterior, the best score,
+the score-weighted vote or the majority, by those gains; votes alone, by the exact lookahead; the best score or the
+score-weighted vote, at the first good score (crossing.py). A verifier that is worth nothing is found out there. The
+pick is worth more than the stop. The stated confidence is calibrated on prompts that the models were not fitted to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from .answers import FLAT, Answers, Counts, PerPrompt, TypePrior, vote_posterior
+from .crossing import FIRST, Cell, cells
 from .drift import DriftModel, Stopped
 from .errors import InvalidInput
+from .expected import Expected
+from .forecasts import Forecasts
 from .gain import GainTable, Walk, features
 from .logit import Choices
 from .logit import fit as logistic
-from .lookahead import HORIZON
+from .lookahead import HORIZON, NOTHING, Outlook
 from .picks import PICKS, member
 from .pool import Pool, Traces, shuffled, traces
 from .prompts import PromptModel
@@ -35,11 +38,14 @@ PRICES = tuple(float(p) for p in np.geomspace(0.3, 1e-7, 44))
 LEAST = 2e-7  # what an answer is worth at least: with next to no price only the budget stops
 POSTERIOR = "posterior"
 VOTES = "votes"  # by votes alone: the lookahead of lookahead.py and the majority
-WAYS = (POSTERIOR, "best", "weighted", "majority", VOTES)
+GAINING = {way: way for way in (POSTERIOR, "best", "weighted", "majority")}  # and the pick of each
+CROSSING = {"first good": "best", "first good, weighted": "weighted"}  # the same, stopping at the first good score
+PICKED = {**GAINING, **CROSSING, VOTES: "majority"}
+WAYS = (*GAINING, VOTES, *CROSSING)
 FOLDS = 4
 CHECKED = 4  # orders of each prompt in which confidence and drift are looked at
 WATCHED = slice(None, None, 6)  # the PRICES at which prompts are stopped to learn what drift looks like
-MARGIN = 1.0  # standard errors by which a way has to be better than the posterior
+MARGIN = 0.5  # standard errors by which a way has to be better than the posterior
 SMOOTH = 1.0  # natural log of the prices over which the value of a way is averaged to choose it
 SURE = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])  # of the confidence: P(right) as the model states it
 
@@ -79,8 +85,9 @@ def confidence_features(p: PerPrompt, answers: Answers) -> Float64[np.ndarray, "
 class Calibration:
     """What was learned from ``prompts`` labelled prompts, for at most ``max_samples`` answers each.
 
-    ``ways`` says for each of PRICES how to pick and stop. Without scores in the pool, ``model`` and ``drift`` are None;
-    ``prompt_model`` is there where every prompt has features.
+    ``ways`` says for each of PRICES how to pick and stop; ``gains`` are by pick, ``cells`` by way and price. Without
+    scores in the pool, ``model`` and ``drift`` are None; ``prompt_model`` and ``forecasts`` need features of every
+    prompt.
     """
 
     name: str
@@ -94,6 +101,8 @@ class Calibration:
     ways: tuple[str, ...]
     drift: DriftModel | None
     prompt_model: PromptModel | None = None
+    forecasts: Forecasts | None = None
+    cells: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict[str, tuple[Cell, ...]])
 
     @classmethod
     def fit(
@@ -112,22 +121,29 @@ class Calibration:
         gains = {} if model is None else _gains(parts, model)
         prompts = None if quality or not pool.featured else prompt_model(pool)
         bare = cls(name, version, max_samples, len(pool.prompts), quality, model, gains, {}, (VOTES,), None, prompts)
+        if pool.featured:
+            bare = replace(bare, forecasts=Forecasts.fit(pool))
+        if scored:
+            bare = replace(bare, cells=_cells(parts))
         return bare._cross_fitted(pool, orders, seed)
 
     # --- use ---
 
     def rule(self, price: float, *, scores: bool = True, prior: TypePrior = FLAT) -> Rule:
         """The rule at ``price`` an answer, for prompts of that prior; without ``scores``, by votes alone."""
-        way = self.way(price) if scores else VOTES
+        return self.by(self.way(price) if scores else VOTES, price, prior)
+
+    def by(self, way: str, price: float, prior: TypePrior = FLAT) -> Rule:
+        """The rule that goes one of WAYS."""
         if way == VOTES:
             return Suffice(price, prior)
+        if way in CROSSING:
+            return Crossing(self, way, price, prior, self.cells[way][_nearest(price)])
         return Calibrated(self, way, price, prior)
 
     def way(self, price: float) -> str:
         """How to pick and stop at ``price``."""
-        if len(self.ways) == 1:
-            return self.ways[0]
-        return self.ways[int(np.abs(np.log(np.array(PRICES) / max(price, 1e-12))).argmin())]
+        return self.ways[0] if len(self.ways) == 1 else self.ways[_nearest(price)]
 
     def prior(self, features: Sequence[float] | None) -> TypePrior:
         """The prior over types of a prompt with these features; flat without features, or where they tell nothing.
@@ -136,9 +152,22 @@ class Calibration:
         """
         if features is None:
             return FLAT
-        if self.prompt_model is None:
+        if not self.featured:
             raise InvalidInput("features", "none: the calibration's pool has none, or not of every prompt", features)
-        return self.prompt_model.priors(np.array([features], dtype=float))[0]
+        return FLAT if self.prompt_model is None else self.prompt_model.priors(np.array([features], dtype=float))[0]
+
+    @property
+    def featured(self) -> bool:
+        """Whether it has learned from prompts with features."""
+        return self.prompt_model is not None or self.forecasts is not None
+
+    def expected(self, features: Sequence[float]) -> Expected:
+        """What a prompt with these features is expected to be like: its prior, and what answers will look like.
+
+        Raises InvalidInput for features unlike those of the pool.
+        """
+        prior = self.prior(features)
+        return Expected(prior) if self.forecasts is None else self.forecasts.expected(features, prior)
 
     def probabilities(
         self, answers: Answers, way: str, prior: TypePrior = FLAT
@@ -173,7 +202,7 @@ class Calibration:
         """The position of the answer to give."""
         if way == POSTERIOR:
             return member(answers, p.argmax(1))
-        return PICKS["majority" if way == VOTES else way](answers)
+        return PICKS[PICKED[way]](answers)
 
     def _stated(
         self, answers: Answers, way: str, prior: TypePrior = FLAT
@@ -199,11 +228,11 @@ class Calibration:
             if self.model is not None:
                 parts = traces(pool.only(learn), self.max_samples, orders, seed)
                 model = ScoreModel.fit(parts, quality=self.quality)
-                other = replace(self, model=model, gains=_gains(parts, model))
+                other = replace(self, model=model, gains=_gains(parts, model), cells=_cells(parts))
             unseen.append((other, there))
             priors = self._unseen_priors(pool, judge)
             for way in ways:
-                rules = [Suffice(p) if way == VOTES else Calibrated(other, way, p) for p in PRICES]
+                rules = [other.by(way, price) for price in PRICES]
                 if len(ways) > 1:
                     outcomes = replay(there, rules, self.max_samples, orders, seed + 1)
                     value[ways.index(way), :, judge] = _net(outcomes).T
@@ -215,9 +244,11 @@ class Calibration:
         for way in () if self.quality else sorted({*chosen, VOTES}):
             x, truth = (np.concatenate(parts) for parts in zip(*stated[way], strict=True))
             trust[way] = Trust.fit(x, truth)
-        gains = {way: table for way, table in self.gains.items() if way in chosen}
+        picked = {PICKED[way] for way in chosen}
+        gains = {pick: table for pick, table in self.gains.items() if pick in picked}
+        kept = {way: found for way, found in self.cells.items() if way in chosen}
         drift = None if self.quality or set(chosen) == {VOTES} else self._watching(chosen, unseen, seed)
-        return replace(self, ways=chosen, trust=trust, gains=gains, drift=drift)
+        return replace(self, ways=chosen, trust=trust, gains=gains, cells=kept, drift=drift)
 
     def _unseen_priors(self, pool: Pool, judge: np.ndarray) -> list[TypePrior]:
         """The prior of each judged prompt, from features of the others; flat where they tell nothing."""
@@ -260,10 +291,12 @@ class Calibration:
             "quality": self.quality,
             "model": None if self.model is None else self.model.to_json(),
             "gains": {way: table.to_json() for way, table in self.gains.items()},
+            "cells": {way: [[c.threshold, c.samples] for c in found] for way, found in self.cells.items()},
             "trust": {way: trust.weights.tolist() for way, trust in self.trust.items()},
             "ways": list(self.ways),
             "drift": None if self.drift is None else self.drift.to_json(),
             "prompt_model": None if self.prompt_model is None else self.prompt_model.to_json(),
+            "forecasts": None if self.forecasts is None else self.forecasts.to_json(),
         }
 
     @classmethod
@@ -285,6 +318,8 @@ class Calibration:
             ways=tuple(document["ways"]),
             drift=None if drift is None or model is None else DriftModel.from_json(drift, model.curve),
             prompt_model=None if (found := document["prompt_model"]) is None else PromptModel.from_json(found),
+            forecasts=None if (found := document.get("forecasts")) is None else Forecasts.from_json(found),
+            cells={way: tuple(Cell(*one) for one in found) for way, found in document.get("cells", {}).items()},
         )
 
 
@@ -327,14 +362,48 @@ class Calibrated(Rule):
         assert c.model is not None
         p, none = c._stated(answers, self.way, self.prior)
         x = features(answers, c.model, p, none, c.position(answers, self.way, p))
-        index, most = c.gains[self.way].per_answer(x, min(cap, c.max_samples) - answers.n)
+        index, most = c.gains[PICKED[self.way]].per_answer(x, min(cap, c.max_samples) - answers.n)
         return np.column_stack([np.maximum(index, LEAST), most])
+
+    def outlook(self, answers: Answers, cap: int) -> Outlook:
+        """What drawing on is worth to one prompt."""
+        index, attainable = self.evidence(answers, cap)[0].tolist()
+        return Outlook(index, attainable)
 
     def enough(self, evidence: Evidence, n: int) -> Enough:
         return evidence[:, 0] <= self.price
 
     def sweep(self, cap: int) -> Sequence[Rule]:
         return [self.calibration.rule(price, prior=self.prior) for price in PRICES]
+
+
+@dataclass(frozen=True, eq=False)
+class Crossing(Calibrated):
+    """``suffice`` where labelled answers say that at this price it is best to stop at the first good score."""
+
+    cell: Cell = FIRST
+
+    @property
+    def pick(self) -> str:
+        return PICKED[self.way]
+
+    def choose(self, answers: Answers) -> Counts:
+        return PICKS[self.pick](answers)
+
+    def evidence(self, answers: Answers, cap: int) -> Evidence:
+        """The best score so far."""
+        return answers.known_scores.max(1)
+
+    def enough(self, evidence: Evidence, n: int) -> Enough:
+        return (evidence >= self.cell.threshold) | (n >= self.cell.samples)
+
+    def outlook(self, answers: Answers, cap: int) -> Outlook:
+        """Nothing where it stops. Elsewhere an answer is worth more than its price, whatever the gain table says."""
+        if bool(self.enough(self.evidence(answers, cap), answers.n)[0]):
+            return NOTHING
+        index, attainable = super().evidence(answers, cap)[0].tolist()
+        index = max(index, float(np.nextafter(self.price, np.inf)))
+        return Outlook(index, max(attainable, index))
 
 
 def prompt_model(pool: Pool) -> PromptModel:
@@ -353,7 +422,17 @@ def _gains(parts: Sequence[Traces], model: ScoreModel) -> dict[str, GainTable]:
         return GainTable.fit(walks, lambda answers, p: PICKS[way](answers))
 
     walks = [Walk.of(part, model) for part in parts]
-    return {way: table(way) for way in WAYS if way != VOTES}
+    return {way: table(way) for way in GAINING}
+
+
+def _cells(parts: Sequence[Traces]) -> dict[str, tuple[Cell, ...]]:
+    """Thresholds and caps for each way that stops at the first good score."""
+    return {way: cells(parts, pick, PRICES) for way, pick in CROSSING.items()}
+
+
+def _nearest(price: float) -> int:
+    """The place of a price among PRICES."""
+    return int(np.abs(np.log(np.array(PRICES) / max(price, 1e-12))).argmin())
 
 
 def _folds(pool: Pool, seed: int) -> Int64[np.ndarray, " p"]:

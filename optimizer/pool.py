@@ -41,6 +41,10 @@ class Recorded:
     def n(self) -> int:
         return len(self.clusters)
 
+    @property
+    def answers(self) -> Answers:
+        return Answers(self.clusters[None], self.scores[None], self.tokens[None])
+
 
 @dataclass(frozen=True, eq=False)
 class Pool:

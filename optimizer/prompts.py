@@ -122,35 +122,44 @@ class PromptModel:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for ``from_json``."""
-        mean = self.mean
         return {
             "signal": self.signal,
             "low": self.low.tolist(),
             "high": self.high.tolist(),
             "centre": self.centre,
             "shape": [self.shape.stretch, self.shape.spread, self.shape.flat],
-            "mean": None
-            if mean is None
-            else {
-                "variance": mean.kernel.signal,
-                "inverse_lengthscales": mean.kernel.inverse_lengthscales.tolist(),
-                "points": mean.points.tolist(),
-                "weights": mean.weights.tolist(),
-                "mean": mean.mean,
-            },
+            "mean": mean_to_json(self.mean),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PromptModel:
         """The model that ``to_json`` wrote."""
-        low, found = np.array(document["low"], dtype=float), document["mean"]
-        mean = None
-        if found is not None:
-            kernel = Kernel(float(found["variance"]), np.array(found["inverse_lengthscales"], dtype=float))
-            points = np.array(found["points"], dtype=float).reshape(-1, len(low))
-            mean = MeanFunction(kernel, points, np.array(found["weights"], dtype=float), float(found["mean"]))
+        low = np.array(document["low"], dtype=float)
+        mean = mean_from_json(document["mean"], len(low))
         high, shape = np.array(document["high"], dtype=float), Shape(*document["shape"])
         return cls(mean, document["signal"], low, high, document["centre"], shape)
+
+
+def mean_to_json(mean: MeanFunction | None) -> dict[str, Any] | None:
+    """A posterior mean as JSON."""
+    if mean is None:
+        return None
+    return {
+        "variance": mean.kernel.signal,
+        "inverse_lengthscales": mean.kernel.inverse_lengthscales.tolist(),
+        "points": mean.points.tolist(),
+        "weights": mean.weights.tolist(),
+        "mean": mean.mean,
+    }
+
+
+def mean_from_json(document: Mapping[str, Any] | None, dimensions: int) -> MeanFunction | None:
+    """The posterior mean that ``mean_to_json`` wrote."""
+    if document is None:
+        return None
+    kernel = Kernel(float(document["variance"]), np.array(document["inverse_lengthscales"], dtype=float))
+    points = np.array(document["points"], dtype=float).reshape(-1, dimensions)
+    return MeanFunction(kernel, points, np.array(document["weights"], dtype=float), float(document["mean"]))
 
 
 def type_prior(mean: float, shape: Shape) -> TypePrior:

@@ -183,7 +183,7 @@ class Sampling:
 
     def ask(self) -> Draw | Enough:
         """How many more answers to draw, or why that is enough."""
-        answers = self._answers()
+        answers = self.answers
         decision = self._decide(answers)
         if isinstance(decision, Draw):
             self._issued += decision.count
@@ -223,6 +223,12 @@ class Sampling:
         return self.rule.scored or (self.scores and self.calibration is not None and self.calibration.model is not None)
 
     @property
+    def answers(self) -> Answers:
+        """The answers that count."""
+        told = [self._told[i] for i in range(self._gap())]
+        return Answers.of([t.answer for t in told], [t.score for t in told], [t.tokens for t in told])
+
+    @property
     def samples(self) -> int:
         """How many answers count: all up to the first that is still out."""
         return self._gap()
@@ -235,19 +241,19 @@ class Sampling:
     @property
     def pick(self) -> Hashable | None:
         """The answer to give; None while there is none."""
-        position = self._position(self._answers())
+        position = self._position(self.answers)
         return None if position < 0 else self._told[position].answer
 
     @property
     def pick_number(self) -> int | None:
         """The number of the draw whose answer is picked."""
-        position = self._position(self._answers())
+        position = self._position(self.answers)
         return None if position < 0 else position
 
     @property
     def posterior(self) -> Posterior:
         """Which answer is right, as far as is known."""
-        answers = self._answers()
+        answers = self.answers
         p, none = self._probabilities(answers)
         names: dict[int, Hashable] = {}
         for i, cluster in enumerate(answers.clusters[0]):
@@ -269,7 +275,7 @@ class Sampling:
         """
         if not isinstance(self.rule, Suffice):
             raise InvalidInput("rule", "suffice: no other rule knows what an answer is worth", self.rule.name)
-        answers = self._answers()
+        answers = self.answers
         votes = tuple(int(v) for v in answers.ranked[0] if v) if answers.n else ()
         return self._outlook(answers, votes).index, self._next_tokens()
 
@@ -362,8 +368,7 @@ class Sampling:
         way = self._way
         if way is None or not answers.n:
             return vote_outlook(votes, int(answers.failed.sum()), self.max_samples, self.prior)
-        index, attainable = way.evidence(answers, self.max_samples)[0].tolist()
-        return Outlook(index, attainable)
+        return way.outlook(answers, self.max_samples)
 
     def _vote_stop(self, answers: Answers, votes: Votes, ahead: Outlook) -> tuple[EnoughReason, str] | None:
         left = self.max_samples - answers.n
@@ -437,10 +442,6 @@ class Sampling:
         while n in self._told:
             n += 1
         return n
-
-    def _answers(self) -> Answers:
-        told = [self._told[i] for i in range(self._gap())]
-        return Answers.of([t.answer for t in told], [t.score for t in told], [t.tokens for t in told])
 
     def _next_tokens(self) -> float:
         """Tokens that the next answer is expected to take: the prompt's own mean, shrunk to what was expected."""

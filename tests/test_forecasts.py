@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from suffice.optimizer import InvalidInput
-from suffice.optimizer.forecasts import Forecasts
+from suffice.optimizer import InvalidInput, Sampling
+from suffice.optimizer.answers import FLAT, TypePrior
+from suffice.optimizer.forecasts import Forecasts, counted
 from suffice.optimizer.pool import Pool
 from suffice.optimizer.prompts import text_features
 
@@ -33,7 +37,7 @@ def traffic(prompts: int, seed: int, samples: int = 6) -> tuple[np.ndarray, dict
     return X, {"prompts": found}
 
 
-def known(document: dict[str, Any], field: str) -> np.ndarray:
+def recorded(document: dict[str, Any], field: str) -> np.ndarray:
     return np.array([[s[field] for s in p["samples"]] for p in document["prompts"]])
 
 
@@ -46,9 +50,9 @@ def test_what_features_tell_is_predicted(forecasts: Forecasts):
     X, unseen = traffic(200, 1)
     found = forecasts(X)
     assert set(found) == {"agreement", "score", "spread", "tokens"}
-    tokens = np.log(known(unseen, "tokens").mean(1))
+    tokens = np.log(recorded(unseen, "tokens").mean(1))
     assert np.mean((np.log(found["tokens"].median) - tokens) ** 2) < 0.25 * tokens.var()
-    scores = known(unseen, "score").mean(1)
+    scores = recorded(unseen, "score").mean(1)
     assert np.mean((found["score"].median - scores) ** 2) < 0.1 * scores.var()
     easy, hard = forecasts(np.array([[0.9, 0.0], [-0.9, 0.0]]))["agreement"].median
     assert easy > 0.85 > 0.7 > hard
@@ -59,7 +63,7 @@ def test_what_features_tell_is_predicted(forecasts: Forecasts):
 def test_two_thirds_of_prompts_lie_between_the_bounds(forecasts: Forecasts):
     X, unseen = traffic(400, 2, samples=60)  # many answers: what is left is how prompts differ
     found = forecasts(X)["tokens"]
-    mean = known(unseen, "tokens").mean(1)
+    mean = recorded(unseen, "tokens").mean(1)
     assert 0.55 < np.mean((found.low < mean) & (mean < found.high)) < 0.8
 
 
@@ -92,3 +96,43 @@ def test_text_has_features():
     assert sum_[2:] == pytest.approx([np.log1p(2), 4 / 7, 0, 1 / 7, 2 / 7, 0])
     assert essay[1] == pytest.approx(np.log1p(1))
     assert essay[-1] == pytest.approx(1 / 23)
+
+
+def test_json_holds_everything(forecasts: Forecasts):
+    copy = Forecasts.from_json(json.loads(json.dumps(forecasts.to_json())))
+    X, _ = traffic(5, 5)
+    for name, one in forecasts(X).items():
+        assert copy(X)[name].high.tolist() == one.high.tolist()
+    assert copy.signal == forecasts.signal
+
+
+def test_of_two_forecasts_the_better_is_more_likely(forecasts: Forecasts):
+    X, unseen = traffic(100, 6)
+    known = [counted(p.answers) for p in Pool.of(unseen).prompts]
+    told = forecasts.log_likelihood(X, known)
+    misled = forecasts.log_likelihood(-X, known)
+    blind = replace(forecasts, of={name: replace(one, mean=None) for name, one in forecasts.of.items()})
+    for name in forecasts.signal:
+        assert told[name] > max(misled[name], blind.log_likelihood(X, known)[name])
+    value, variance = known[0]["tokens"]
+    spread = np.sqrt(forecasts.of["tokens"].sd ** 2 + variance)
+    by_hand = norm.logpdf(value, np.log(forecasts(X[:1])["tokens"].median[0]), spread)
+    assert forecasts.log_likelihood(X[:1], known[:1])["tokens"] == pytest.approx(by_hand)
+
+
+def test_a_sampling_takes_what_is_expected(forecasts: Forecasts):
+    found = forecasts.expected([0.5, 0.0], FLAT)
+    median = {name: float(one.median[0]) for name, one in forecasts(np.array([[0.5, 0.0]])).items()}
+    assert found.told == pytest.approx(median), "spread goes with the score, although features do not tell it"
+    assert found.to_json() == found.told
+    own = {"mu": median["score"], "sigma": median["spread"], "target": 0.9}
+    options = found.options("optscale_t", {"target": 0.9}, None)
+    assert options == {"expected_tokens": pytest.approx(median["tokens"]), "settings": pytest.approx(own)}
+    assert Sampling("optscale_t", **options).rule.prior[0] == pytest.approx(median["score"])  # type: ignore[attr-defined]
+    said = found.options("optscale_t", {"mu": 0.3}, 7.0)
+    assert (said["settings"]["mu"], said["expected_tokens"]) == (0.3, 7.0)
+    hard = TypePrior((0.5, *(0.5 / 22,) * 22))
+    assert forecasts.expected([0.5, 0.0], hard).options("suffice", {}, None)["prior"] == hard
+    assert forecasts.expected([0.5, 0.0], hard).to_json()["solve_rate"] == pytest.approx(0.5 * 23 / 44)
+    blind = replace(forecasts, of={name: replace(one, mean=None) for name, one in forecasts.of.items()})
+    assert blind.expected([0.5, 0.0]).options("optscale_t", {}, None) == {"expected_tokens": None, "settings": {}}

@@ -490,3 +490,48 @@ def test_a_calibration_is_learned_used_exported_and_deleted(front: Front, upstre
     assert front.http.put(path, json=exported).json()["version"] == 1
     assert front.http.put(path, json={"name": "tiny"}).status_code == 400
     assert front.http.put(path, content=b"{").status_code == 400
+
+
+def known_prompts() -> list[dict[str, Any]]:
+    """Labelled prompts that are easy where their text is short; long ones take more tokens."""
+    from suffice.optimizer.prompts import text_features
+
+    found: list[dict[str, Any]] = []
+    for k in range(24):
+        text = "7*6" if k % 2 else "What is the answer to all of this, " * (k // 2 + 2)
+        share, tokens = (7, 10) if k % 2 else (2, 40 + k)
+        samples = [
+            {"answer": "42" if i < share else str(i), "correct": int(i < share), "tokens": tokens} for i in range(8)
+        ]
+        found.append({"id": f"q{k}", "features": text_features(text), "samples": samples})
+    return found
+
+
+def test_what_a_prompt_looks_like_is_expected_of_its_text(front: Front, upstream: Upstream):
+    path = "/optscale/v1/calibrations/known"
+    assert front.http.put(path, json={"pool": {"prompts": known_prompts()}, "max_samples": 8}).status_code == 200
+    upstream.default = says("42")
+    wishes = {"rule": "suffice", "settings": {}, "price": 0.01, "max_samples": 8, "calibration": "known"}
+    found = {}
+    for text in ("5+5", "What is the answer to all of this, " * 8):
+        body = {"messages": [{"role": "user", "content": text}], "optscale": {**wishes, "features": "text"}}
+        found[text] = front.decided(**body)["optscale"]
+    easy, hard = found.values()
+    assert easy["expected"]["solve_rate"] > 0.6 > hard["expected"]["solve_rate"]
+    assert easy["expected"]["tokens"] < 15 < 40 < hard["expected"]["tokens"]
+    assert easy["confidence"] > hard["confidence"], "after equal answers"
+    assert easy["samples"]["counted"] <= hard["samples"]["counted"]
+    plain = front.decided(optscale=wishes)["optscale"]
+    assert plain["expected"] is None
+
+    numbers = known_prompts()[1]["features"]
+    given = front.decided(optscale={**wishes, "features": numbers})["optscale"]
+    assert given["expected"] == pytest.approx(easy["expected"])
+    for wrong, field in (
+        ({"features": [1.0]}, "features"),
+        ({"features": "text", "calibration": None}, "features"),
+        ({"features": "text", "rule": "fixed"}, "features"),
+        ({"features": "words"}, "features"),
+    ):
+        refused = front.decided(status=400, optscale={**wishes, **wrong})["error"]
+        assert refused["param"].startswith(f"optscale.{field}")
