@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import random
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,9 @@ from suffice.api.calibrating import Fitting
 from suffice.api.calibration_store import CalibrationStore
 from suffice.api.database import Database, migrate
 from suffice.api.prompt_learning import FEWEST, PromptLearning
+from suffice.api.sampling_store import SamplingStore
 from suffice.api.service_calibrations import ServiceCalibrations
+from suffice.api.traffic import Lesson
 from suffice.optimizer import Draw, Enough, Sampling, decide
 from suffice.optimizer.allocation import Batch
 from suffice.optimizer.answers import ALPHAS, THETAS
@@ -744,3 +747,125 @@ def test_what_features_tell_is_learned_without_being_asked_for(service: Service)
     answer_all(service, create(service, prompts=prompts, **wanted))
     asyncio.run(learning.look())
     assert service.call("GET", "/v1/calibrations/k")["version"] == 2, "what is new is what was known"
+
+
+def looking(prompts: int) -> dict[str, Any]:
+    """A pool whose first feature tells how long answers are, and whose second how high they score."""
+    found: list[dict[str, Any]] = []
+    for i in range(prompts):
+        long, high = i % 5 / 4, i % 3 / 2
+        rng = random.Random(i)
+        samples = [
+            {
+                "answer": rng.choice("aab"),
+                "correct": int(n % 2),
+                "score": min(max(rng.gauss(0.3 + 0.4 * high, 0.1), 0.0), 1.0),
+                "tokens": 100 * math.exp(2 * long + rng.gauss(0, 0.2)),
+            }
+            for n in range(8)
+        ]
+        found.append({"id": str(i), "features": [long, high], "samples": samples})
+    return {"prompts": found}
+
+
+def test_features_tell_the_price_of_an_answer_and_optscale_t_its_scores(service: Service):
+    fit = {"name": "looking", "pool": looking(45), "max_samples": 8, "orders": 1}
+    made = service.call("POST", "/v1/calibrations", fit, status=201)
+    assert {"score", "tokens"} <= set(made["forecasts"])
+    own = Calibration.from_json(service.call("GET", "/v1/calibrations/looking/export")["document"])
+    expected = own.expected([1.0, 0.5])
+    assert expected.told["tokens"] == pytest.approx(100 * math.exp(2), rel=0.3)
+
+    priced = {"calibration": "looking", "max_samples": 8, "token_price": 1e-5, "scores": False}
+    path = create(
+        service, prompts=[{"id": "long", "features": [1.0, 0.5]}, {"id": "short", "features": [0.0, 0.5]}], **priced
+    )
+    costs = {draw["prompt"]: draw["cost"] for draw in ask(service, path)["draws"]}
+    assert costs["long"] == pytest.approx(1e-5 * expected.told["tokens"])
+    assert costs["short"] < costs["long"] / 4
+    results = {one["prompt"]: one["expected"] for one in service.call("GET", path)["results"]}
+    assert results["long"] == pytest.approx(expected.to_json()), "the record says what was expected"
+    said = {**priced, "expected_tokens": 50.0, "answers": [], "features": [1.0, 0.5]}
+    assert service.call("POST", "/v1/samplings:decide", said)["cost"] == 5e-4, "what the caller says stays"
+
+    answers = [{"answer": "a", "score": 0.6}, {"answer": "b", "score": 0.7}]
+    chosen = {"target": 0.8, "alpha": 0.9}
+    wanted = {"rule": "optscale_t", "calibration": "looking", "settings": chosen}
+    for features in ([0.5, 1.0], [0.5, 0.0]):
+        told = own.expected(features).told
+        sampling = Sampling("optscale_t", settings={**chosen, "mu": told["score"], "sigma": told["spread"]})
+        for one in answers:
+            sampling.tell(one["answer"], one["score"])
+        step = sampling.ask()
+        found = service.call("POST", "/v1/samplings:decide", {**wanted, "answers": answers, "features": features})
+        assert found.get("draw") == (step.count if isinstance(step, Draw) else None)
+        assert found["expected"]["score"] == told["score"]
+
+    batch = [{"id": f"l{i}", "features": [i / 4, 0.5]} for i in range(5)]
+    shared = {"prompts": batch, "calibration": "looking", "max_samples": 8, "scores": False, "budget": {"tokens": 900}}
+    path = create(service, **shared)  # no expected_tokens: features tell them
+    while "stop" not in (found := ask(service, path, count=1)):
+        (draw,) = found["draws"]
+        length = 100 * math.exp(2 * int(draw["prompt"][1:]) / 4)
+        own_answers = [
+            {**reading(draw["prompt"], n), "prompt": draw["prompt"], "number": n, "tokens": length}
+            for n in draw["numbers"]
+        ]
+        tell(service, path, own_answers)
+    assert 0 < service.call("GET", path)["tokens"] < 1300
+    unknown = {**shared, "prompts": [*batch, "who"]}
+    wrong = service.call("POST", "/v1/samplings", unknown, status=422)
+    assert [problem["field"] for problem in wrong["errors"]] == ["expected_tokens"]
+    service.call("POST", "/v1/samplings:decide", {"answers": [], "features": [1.0]}, status=422)
+
+
+def test_what_gateways_decide_is_learned_from(tmp_path: Path):
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    migrate(database)
+    store = CalibrationStore(database)
+    bare = known_pool(12)
+    for prompt in bare["prompts"]:
+        del prompt["features"]
+    store.add("seen", Calibration.fit(Pool.of(bare), 8, orders=2).to_json())
+    shared = ServiceCalibrations(store)
+    sampling = SamplingStore(database, store)
+    learning = PromptLearning(sampling, Fitting())
+    for i in range(FEWEST):
+        decided, said = Sampling(price=0.001, max_samples=8, calibration=shared.get("seen")), list[Any]()
+        while isinstance(step := decided.ask(), Draw):
+            for n in step.numbers:
+                answer = reading(f"k{i}", n, right=(i % 10 + 0.5) / 10)["answer"]
+                decided.tell(answer, tokens=100.0 * (1 + i % 10))
+                said.append(answer)
+        shared.learn("seen", [i % 10 / 10, 1.0], decided)
+    shared.learn("nobody", [1.0, 1.0], decided)
+    shared._writer.shutdown()
+    assert sampling.finished() == {(store.project, "seen"): FEWEST}
+    newest = sampling.traffic("seen")[0]
+    assert (list(newest.features), newest.drawn) == ([(FEWEST - 1) % 10 / 10, 1.0], decided.samples)
+    p = decided.posterior.answers
+    assert newest.right == pytest.approx(sum(p[a] for a in said if a is not None))
+    assert math.exp(newest.counted["tokens"][0]) == pytest.approx(100.0 * (1 + (FEWEST - 1) % 10))
+
+    (made,) = asyncio.run(learning.look())
+    assert (made.version, set(made.forecasts or {}) >= {"tokens"}) == (2, True)
+    found = shared._store.named("seen")[1].expected([0.9, 1.0])
+    assert found.told["tokens"] == pytest.approx(1000, rel=0.1)
+    assert asyncio.run(learning.look()) == []
+    store.delete("seen")
+    assert sampling.finished() == {}
+    database.close()
+
+
+def test_lessons_of_gateways_are_kept_while_they_are_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("suffice.api.calibration_store.MOST", 3)
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    migrate(database)
+    store = CalibrationStore(database)
+    for i in range(5):
+        store.learn("k", Lesson([float(i)], 1.0, 2, {"tokens": (1.0, 0.5)}))
+    kept = [lesson for _, lesson in store.lessons("k")]
+    assert kept == [Lesson([float(i)], 1.0, 2, {"tokens": [1.0, 0.5]}) for i in (4, 3, 2)]
+    assert store.lessons_so_far() == {(store.project, "k"): 5}
+    assert store.within(2).lessons("k") == []
+    database.close()
