@@ -18,15 +18,17 @@ class Expected:
     prior: TypePrior = FLAT
     told: Mapping[str, float] = field(default_factory=dict[str, float])
 
-    def options(self, rule: str, settings: Mapping[str, Any], expected_tokens: float | None) -> dict[str, Any]:
+    def options(
+        self, rule: str, settings: Mapping[str, Any] | None = None, expected_tokens: float | None = None
+    ) -> dict[str, Any]:
         """Options of a Sampling by this rule: its prior, or mu and sigma of OptScale-t, and the tokens of an answer.
 
         What the caller says itself, in ``settings`` and ``expected_tokens``, stays.
         """
         tokens = self.told.get("tokens") if expected_tokens is None else expected_tokens
-        found: dict[str, Any] = {"expected_tokens": tokens, "settings": dict(settings)}
+        found: dict[str, Any] = {"expected_tokens": tokens, "settings": dict(settings or {})}
         if rule == "optscale_t" and {"score", "spread"} <= set(self.told):
-            found["settings"] = {"mu": self.told["score"], "sigma": self.told["spread"], **settings}
+            found["settings"] = {"mu": self.told["score"], "sigma": self.told["spread"], **(settings or {})}
         return found if rule != "suffice" else found | {"prior": self.prior}
 
     def to_json(self) -> dict[str, Any]:
