@@ -6,24 +6,24 @@ conflict) is found before anything of it is changed, and is its answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, delete
 from sqlmodel import Session, col, select
 
 from suffice.optimizer import Budget, Conflict, NotFound, Stop, StopReason, SufficeError, Trial, TrialState
 from suffice.optimizer.decision import counts
 from suffice.optimizer.fidelity import Fidelity
 
+from . import records
 from .errors import LeaseLost
 from .records import Earlier, Ledger, SuggestionRecord, TrialRecord
 from .rules import check_token, lease, renew, resumable, stop, within
+from .statements import Query
 from .store import known
-from .tables import MeasurementRow, TrialRow, context_key
+from .tables import TrialRow, context_key
 from .views import measurement_fields, measurement_out, trial_out
 from .wire import Ask, MeasurementSpec, Tell, TrialOut
 
@@ -75,6 +75,20 @@ class Short:
 Answer = Given | Stop | Short | tuple[TrialOut, bool] | TrialOut
 
 
+def ahead(study: int, requests: Sequence[Request], at: datetime) -> list[Query]:
+    """What `Batch` is going to ask its ledger for, as far as it can be told beforehand."""
+    queries: list[Query] = []
+    if keys := _keys(requests):
+        queries.append(records.asked(study, keys))
+    if numbers := _numbers(requests):
+        queries += [records.numbered(study, numbers), records.measured(study, numbers)]
+    if any(isinstance(request, Asked) for request in requests):
+        queries.append(records.lapsed(study, at))
+    for want in _wants(requests):
+        queries += [records.queued(study, want.queued), records.ready(study, want.key, want.ready)]
+    return queries
+
+
 class Batch:
     """The requests to one study, whose row is locked."""
 
@@ -84,15 +98,18 @@ class Batch:
         self.at = at
         self.lapsed = 0  # leases that were found to be over
         self._requests = requests
-        self._earlier = self._asked_before()
-        self._load()
-        self._measured = self._measurements(ledger.trials)
+        self._earlier = ledger.asked(keys) if (keys := _keys(requests)) else {}
+        numbers = _numbers(requests) | {number for row in self._earlier.values() for number, _ in row.given}
+        if numbers:
+            ledger.numbered(numbers)
+        self._measured = self._measurements(numbers)
         self._shelves: dict[str, Shelf] = {}
 
     def answers(self) -> list[Answer | SufficeError]:
         """What each request is answered."""
         if any(isinstance(request, Asked) for request in self._requests):
             self.lapsed = sweep(self.ledger, self.at)
+        self._shelves = {want.key: Shelf(self.ledger, want) for want in _wants(self._requests)}
         found = [self._try(request) for request in self._requests]
         self.ledger.write()
         return found
@@ -111,29 +128,17 @@ class Batch:
 
     # --- what they are about ------------------------------------------------------------------------------------------
 
-    def _asked_before(self) -> dict[str, Earlier]:
-        """What was given for the idempotency keys of these asks."""
-        keys = {r.ask.idempotency_key for r in self._requests if isinstance(r, Asked) and r.ask.idempotency_key}
-        return self.ledger.asked(keys) if keys else {}
-
-    def _load(self) -> None:
-        """Read the trials that these requests are about."""
-        numbers = {r.number for r in self._requests if not isinstance(r, Asked)}
-        numbers |= {number for row in self._earlier.values() for number, _ in row.given}
-        self.ledger.numbered(numbers)
-
-    def _measurements(self, trials: Mapping[int, TrialRecord]) -> dict[int, list[MeasurementSpec]]:
+    def _measurements(self, numbers: Collection[int]) -> dict[int, list[MeasurementSpec]]:
         """What was measured so far, by trial."""
-        measured: dict[int, list[MeasurementSpec]] = {number: [] for number in trials}
-        for row in self.ledger.measured(trials) if trials else ():
+        measured: dict[int, list[MeasurementSpec]] = {number: [] for number in numbers if number in self.ledger.trials}
+        for row in self.ledger.measured(numbers) if numbers else ():
             measured[row.number].append(measurement_out(row))
         return measured
 
     def _trial(self, number: int) -> TrialRecord:
-        trial = self.ledger.trials.get(number)
-        if trial is None or number not in self._measured:
+        if number not in self._measured:
             raise NotFound(f"there is no trial {number}")
-        return trial
+        return self.ledger.trials[number]
 
     def _view(self, trial: TrialRecord, *, with_lease: bool = False) -> TrialOut:
         return trial_out(trial, self._measured.get(trial.number, ()), with_lease=with_lease)
@@ -147,7 +152,6 @@ class Batch:
                 raise Conflict(f"trial {number} is {trial.state} already, with another result or none")
             return self._view(trial), False
         check_token(trial, tell.lease_token, self.at)
-        replace_steps(self.ledger.connection, trial, tell.measurements)
         self.ledger.measure(number, map(measurement_fields, tell.measurements))
         told = {(m.metric, m.step) for m in tell.measurements if m.step is not None}
         kept = [m for m in self._measured[number] if m.step is None or (m.metric, m.step) not in told]
@@ -189,7 +193,7 @@ class Batch:
         left = Budget(study.budget, study.budget_cost).left(study.used)
         count = ask.count if left is None else min(ask.count, left)
         key = context_key(ask.context)
-        shelf = self._shelf(key, ask.context or {})
+        shelf = self._shelves[key]
         queued = shelf.queued(count)
         missing = count - len(queued)
         fresh = [suggestion for suggestion in shelf.ready if suggestion.data_version >= asked.since]
@@ -238,15 +242,6 @@ class Batch:
                 self._renew(trial)
         return Given([self._view(trial, with_lease=trial.number in held) for trial, _ in trials])
 
-    def _shelf(self, key: str, context: Mapping[str, Any]) -> Shelf:
-        """What can be handed out in a context, as much as all these asks want of it."""
-        if key not in self._shelves:
-            asks = [r for r in self._requests if isinstance(r, Asked) and context_key(r.ask.context) == key]
-            count = sum(r.ask.count for r in asks)
-            everything = any(r.since for r in asks)
-            self._shelves[key] = Shelf(self.ledger, key, context, count, everything=everything)
-        return self._shelves[key]
-
     def _new_trial(self, suggestion: SuggestionRecord) -> TrialRecord:
         study = self.study
         trial = TrialRecord(
@@ -272,14 +267,50 @@ class Batch:
             self._measured |= self._measurements(again)
 
 
+@dataclass(slots=True)
+class Want:
+    """How much asks want in one context; ``queued`` and ``ready`` are to be looked at then, None: all there are."""
+
+    key: str
+    context: Mapping[str, Any]
+    count: int = 0
+    queued: int | None = 0
+    ready: int | None = 0
+
+
+def _wants(requests: Sequence[Request]) -> list[Want]:
+    """By context. Of the queue as many more as the other requests, which may end or resume what waits there."""
+    found: dict[str, Want] = {}
+    asks = [request for request in requests if isinstance(request, Asked)]
+    for asked in asks:
+        key = context_key(asked.ask.context)
+        want = found.setdefault(key, Want(key, asked.ask.context or {}))
+        want.count += asked.ask.count
+        everything = asked.since or want.ready is None
+        want.ready = None if everything else want.count + 1
+    others = len(requests) - len(asks) + sum(a.ask.count for a in asks if a.ask.idempotency_key)
+    for want in found.values():
+        want.queued = None if want.context else want.count + others
+    return list(found.values())
+
+
+def _keys(requests: Sequence[Request]) -> set[str]:
+    """The idempotency keys of asks."""
+    return {r.ask.idempotency_key for r in requests if isinstance(r, Asked) and r.ask.idempotency_key}
+
+
+def _numbers(requests: Sequence[Request]) -> set[int]:
+    """The trials that results and heartbeats are about."""
+    return {request.number for request in requests if not isinstance(request, Asked)}
+
+
 class Shelf:
     """What can be handed out in one context: queued trials, and ready suggestions, both in their order."""
 
-    def __init__(self, ledger: Ledger, key: str, context: Mapping[str, Any], count: int, *, everything: bool) -> None:
-        found = ledger.queued(None if context else count)
-        self._queued = list(islice((trial for trial in found if within(trial, context)), count))
-        missing = count - len(self._queued)
-        self.ready = _ready(ledger, key, None if everything else missing + 1) if missing else []
+    def __init__(self, ledger: Ledger, want: Want) -> None:
+        self._queued = [trial for trial in ledger.queued(want.queued) if within(trial, want.context)]
+        enough = want.queued is not None and len(self._queued) >= want.queued
+        self.ready = [] if enough else _ready(ledger, want)
 
     def queued(self, count: int) -> list[TrialRecord]:
         """The next trials of the queue, at most so many, that were not taken meanwhile."""
@@ -291,16 +322,16 @@ class Shelf:
         self.ready = [suggestion for suggestion in self.ready if suggestion.key not in keys]
 
 
-def _ready(ledger: Ledger, key: str, count: int | None) -> list[SuggestionRecord]:
+def _ready(ledger: Ledger, want: Want) -> list[SuggestionRecord]:
     """The next ready suggestions, without those that became a duplicate of a trial after they were computed.
 
     A repeat that the model wants (of a noisy measurement) stays: it was computed with the earlier trial known.
     """
-    while found := ledger.ready(key, count):
-        tried = ledger.tried({s.key for s in found}, min(s.next_number for s in found))
+    while found := ledger.ready(want.key, want.ready):
+        tried = [suggestion for suggestion in found if suggestion.tried]
         if not tried:
             return found
-        ledger.take(suggestion for suggestion in found if suggestion.key in tried)
+        ledger.take(tried)
         ledger.write()
     return []
 
@@ -310,7 +341,7 @@ def _counted(ledger: Ledger) -> list[Trial]:
     ledger.write()
     states = [str(state) for state in TrialState if state is not TrialState.WAITING and counts(state, "")]
     query = select(TrialRow).where(TrialRow.study_id == ledger.study.id, col(TrialRow.state).in_(states))
-    with Session(ledger.connection) as session:
+    with Session(ledger.connection()) as session:
         trials = known(session, ledger.study.id, session.exec(query).all())
     return [trial for trial in trials if trial.source.method != "added"]
 
@@ -328,14 +359,3 @@ def sweep(ledger: Ledger, at: datetime) -> int:
     if trials:
         ledger.write()
     return len(trials)
-
-
-def replace_steps(
-    connection: Connection, trial: TrialRow | TrialRecord, measurements: Sequence[MeasurementSpec]
-) -> None:
-    """Delete what was measured at the same steps before."""
-    for m in measurements:
-        if m.step is not None:
-            own = (col(MeasurementRow.study_id) == trial.study_id, col(MeasurementRow.number) == trial.number)
-            at_step = (col(MeasurementRow.metric) == m.metric, col(MeasurementRow.step) == m.step)
-            connection.execute(delete(MeasurementRow).where(*own, *at_step))

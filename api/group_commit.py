@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+from sqlalchemy.exc import DBAPIError
+
 from suffice.optimizer import SufficeError
 
 from .batches import Answer, Request
@@ -53,14 +55,18 @@ class GroupCommit:
             await self._commit([(request, answer) for request, answer in batch if not answer.done()])
         del self._lanes[lane]
 
-    async def _commit(self, batch: list[Waiting]) -> None:
+    async def _commit(self, batch: list[Waiting], *, again: bool = False) -> None:
+        """Once more where it fails, each request alone: whoever is to blame, the others are not.
+
+        Alone already, once more where the connection was lost: as its client would, who does not have to know.
+        """
         loop = asyncio.get_running_loop()
         try:
             answers = await loop.run_in_executor(self._threads, self._leases.together, [one for one, _ in batch])
         except Exception as error:
-            if len(batch) > 1:  # whoever is to blame, the others are not
+            if len(batch) > 1 or (_lost(error) and not again):
                 for one in batch:
-                    await self._commit([one])
+                    await self._commit([one], again=True)
             else:
                 _settle(batch, [error])
         else:
@@ -69,6 +75,11 @@ class GroupCommit:
     def close(self) -> None:
         """Nothing comes any more; what was begun is ended."""
         self._threads.shutdown()
+
+
+def _lost(error: Exception) -> bool:
+    """Whether the connection to the database was lost."""
+    return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
 def _settle(batch: list[Waiting], answers: list[Answer | SufficeError] | list[Exception]) -> None:

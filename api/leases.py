@@ -9,21 +9,22 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import cast
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import insert
 from sqlmodel import Session, col, select
 
 from suffice.optimizer import Conflict, NotFound, Stop, SufficeError, TrialState
 from suffice.optimizer.fidelity import Fidelity
 
-from .batches import Answer, Asked, Batch, Beat, Given, Request, Short, Told, replace_steps, sweep
+from .batches import Answer, Asked, Batch, Beat, Given, Request, Short, Told, ahead, sweep
 from .database import Database
 from .errors import LeaseLost, StudyDeleted
-from .records import locked
+from .records import REPLACED, lapsed, locked
 from .rules import check_token, renew, resumable
+from .statements import Statements
 from .store import Clock, by_id, now, views
 from .tables import MeasurementRow, StudyRow, TrialRow
 from .views import measurement_fields
-from .wire import Ask, Report, Tell, TrialOut
+from .wire import Ask, MeasurementSpec, Report, Tell, TrialOut
 
 
 class Leases:
@@ -41,17 +42,17 @@ class Leases:
         """
         at = self.clock()
         answers: dict[int, Answer | SufficeError] = {}
-        with self.database.begin() as connection:
+        with self.database.begin() as statements:
             for study_id in sorted({request.study for request in requests}):
                 own = [i for i, request in enumerate(requests) if request.study == study_id]
-                found = self._of_one(connection, study_id, [requests[i] for i in own], at)
+                found = self._of_one(statements, study_id, [requests[i] for i in own], at)
                 answers.update(zip(own, found, strict=True))
         return [answers[i] for i in range(len(requests))]
 
     def _of_one(
-        self, connection: Connection, study_id: int, requests: Sequence[Request], at: datetime
+        self, statements: Statements, study_id: int, requests: Sequence[Request], at: datetime
     ) -> Sequence[Answer | SufficeError]:
-        ledger = locked(connection, study_id)
+        ledger = locked(statements, study_id, *ahead(study_id, requests, at))
         if ledger is None:
             return [StudyDeleted()] * len(requests)
         batch = Batch(ledger, requests, at)
@@ -86,7 +87,7 @@ class Leases:
         with self.database.write() as session:
             study, trial = _open(session, study_id, number)
             check_token(trial, report.lease_token, at)
-            replace_steps(session.connection(), trial, report.measurements)
+            _delete_steps(session, trial, report.measurements)
             own = {"study_id": study_id, "number": number}
             session.exec(insert(MeasurementRow), params=[{**own, **measurement_fields(m)} for m in report.measurements])
             if report.lease_token is not None:
@@ -139,12 +140,19 @@ class Leases:
             study_ids = list(session.exec(select(TrialRow.study_id).where(*running).distinct()))
         swept: list[int] = []
         for study_id in study_ids:
-            with self.database.begin() as connection:
-                ledger = locked(connection, study_id, skip=True)  # in use: swept then
-                if ledger is not None and (lapsed := sweep(ledger, at)):
-                    self.expired += lapsed
+            with self.database.begin() as statements:
+                ledger = locked(statements, study_id, lapsed(study_id, at), skip=True)  # in use: swept then
+                if ledger is not None and (count := sweep(ledger, at)):
+                    self.expired += count
                     swept.append(study_id)
         return swept
+
+
+def _delete_steps(session: Session, trial: TrialRow, measurements: Sequence[MeasurementSpec]) -> None:
+    """Delete what was measured at the same steps before."""
+    own = {"study": trial.study_id, "number": trial.number}
+    for m in measurements:
+        session.connection().execute(REPLACED, {**own, "metric": m.metric, "step": m.step})
 
 
 def _trial(session: Session, study_id: int, number: int) -> TrialRow:

@@ -72,10 +72,17 @@ class Replicas:
     async def _listen(self, heard: Callable[[News], None]) -> None:
         self._connection = await self._connect()
         async with await self._connect() as connection:
-            for channel in (CHANGES, WANTED):
-                await connection.execute(f"LISTEN {channel}".encode())
-            async for notification in connection.notifies():
-                heard(News(**json.loads(notification.payload)))
+            await connection.execute(f"LISTEN {CHANGES}; LISTEN {WANTED}".encode())
+            arrived, loop, socket = asyncio.Event(), asyncio.get_running_loop(), connection.fileno()
+            loop.add_reader(socket, arrived.set)  # once: psycopg's own way does so for every notification
+            try:
+                while await arrived.wait():
+                    arrived.clear()
+                    connection.pgconn.consume_input()
+                    while (notification := connection.pgconn.notifies()) is not None:
+                        heard(News(**json.loads(notification.extra)))
+            finally:
+                loop.remove_reader(socket)
 
     async def claim(self, study_id: int) -> bool:
         """Whether this replica has the study now."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row
-
 from suffice.optimizer import Measurement, Source, Trial, TrialState
 
-from .records import TrialRecord
+from .records import MeasuredRecord, TrialRecord
 from .tables import MeasurementRow, StudyRow, TrialRow
 from .wire import BudgetSpec, Lease, MeasurementSpec, SourceOut, StudyOut, TrialOut
 
-Measured = MeasurementRow | MeasurementSpec | Row[*tuple[Any, ...]]  # with these fields
+Measured = MeasurementRow | MeasurementSpec | MeasuredRecord
 
 
 def study_out(row: StudyRow) -> StudyOut:

@@ -41,8 +41,8 @@ class Postgres:
         return self._server.get_uri(name).replace("postgresql://postgres:@", "postgresql+psycopg://postgres@")
 
     def drop_connections(self) -> int:
-        """Cut every connection, as a network that fails would; returns how many there were."""
-        query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' "
+        """Cut every connection, as a network that fails would, and wait for that; returns how many there were."""
+        query = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE backend_type = 'client backend' "
         return int(self.execute(query + "AND pid <> pg_backend_pid()")[0][0])
 
     def restart(self) -> None:

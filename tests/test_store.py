@@ -662,8 +662,15 @@ def test_no_ask_and_no_tell_reads_a_whole_history(bench: Bench):
             if statement.startswith(("SELECT", "UPDATE", "DELETE")) and not isinstance(parameters, list):
                 plan = connection.exec_driver_sql(f"{explain} {statement}", parameters)
                 plans += [f"{row[-1]}: {statement}" for row in plan]
-    assert len(plans) > 10
+        if bench.database.postgresql:  # those that came in pipelines are known to the server
+            prepared = connection.exec_driver_sql("SELECT statement FROM pg_prepared_statements").scalars().all()
+            for statement in prepared:
+                if statement.startswith(("SELECT", "UPDATE", "DELETE")):
+                    plan = connection.exec_driver_sql(f"EXPLAIN (GENERIC_PLAN) {statement}")
+                    plans += [f"{row[-1]}: {statement}" for row in plan]
+    assert len(plans) > 20
     whole = [plan for plan in plans if plan.startswith("SCAN") or "Seq Scan" in plan]
+    whole = [plan for plan in whole if not plan.startswith("SCAN json_each")]  # a list that is given
     assert [plan for plan in whole if "USING INDEX ix_studies_name" not in plan] == []  # a page of studies, in order
     assert [plan for plan in plans if "count(*)" in plan and "trials" in plan] == []
 
