@@ -17,19 +17,29 @@ from collections.abc import Generator
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from select import POLLIN, poll
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, inspect, make_url, select, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlmodel import Session
 
 from suffice.optimizer import InvalidInput
 
-HEAD = "0007"  # the newest revision in migrations/versions
+from .statements import Statements
+
+HEAD = "0008"  # the newest revision in migrations/versions
 MIGRATIONS = Path(__file__).parent / "migrations"
 EXPECTED = "sqlite:///FILE or postgresql+psycopg://USER@HOST/NAME"
 BUSY_SECONDS = 30.0
 POSTGRESQL_CONNECTIONS = 10  # of one replica, at most; each of its engine workers needs one more
+CONNECTION = {  # unless the address says otherwise
+    "application_name": "suffice",
+    "keepalives_idle": "30",  # seconds; so whoever is gone without a word is noticed after a minute, not two hours
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
 MIGRATION_LOCK = 0x5FF1CE  # an advisory lock: replicas that start together migrate one after the other
 
 
@@ -51,9 +61,13 @@ class Database:
         self.engine = connect(url)
         self._reader: Engine = self.engine
         self._writer: Engine = self.engine
+        self._statements: type[Statements] = Statements
         self.postgresql = self.engine.dialect.name == "postgresql"
         if self.postgresql:
+            from .pipeline import Pipeline
+
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._statements = Pipeline
         else:
             self._writer = self.engine.execution_options(write=True)
         # Who writes next to an SQLite file is decided here inside this process, not by SQLite's busy handler, which
@@ -73,10 +87,12 @@ class Database:
             yield session
 
     @contextmanager
-    def begin(self) -> Generator[Connection]:
+    def begin(self) -> Generator[Statements]:
         """The same without a session, for statements whose rows are no objects of SQLAlchemy's."""
         with self._turn, self._writer.begin() as connection:
-            yield connection
+            statements = self._statements(connection)
+            yield statements
+            statements.commit()
 
     def close(self) -> None:
         self.engine.dispose()
@@ -113,16 +129,36 @@ def _sqlite(url: URL) -> Engine:
 
 
 def _postgresql(url: URL) -> Engine:
-    """Connections that are tried before they are used: the server may have been restarted meanwhile."""
+    """Connections are looked at before they are used: the server may have been restarted meanwhile."""
     if find_spec("psycopg") is None:
         raise InvalidInput("database", "an SQLite file, or PostgreSQL with suffice[postgres] installed", url.drivername)
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        pool_size=POSTGRESQL_CONNECTIONS,
-        max_overflow=0,
-        pool_pre_ping=True,
-        connect_args={"application_name": "suffice", "options": f"-c lock_timeout={int(BUSY_SECONDS * 1000)}"},
+    lock_timeout = f"-c lock_timeout={int(BUSY_SECONDS * 1000)}"
+    options: dict[str, Any] = {**CONNECTION, **url.query}
+    options["options"] = f"{url.query.get('options', '')} {lock_timeout}".strip()
+    options["prepare_threshold"] = (
+        None  # psycopg's own way ends with DEALLOCATE ALL, also of what `pipeline.py` prepared
     )
+    url = url.set(drivername="postgresql+psycopg")
+    engine = create_engine(url, pool_size=POSTGRESQL_CONNECTIONS, max_overflow=0, connect_args=options)
+    event.listen(engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Raises DisconnectionError, upon which the pool connects anew, where the server has ended an idle connection.
+
+    It costs no message, as a ping before each transaction would: what a server said to someone who is idle is here
+    already. Usually that is nothing.
+    """
+    from psycopg import OperationalError
+
+    try:
+        said = poll()
+        said.register(connection.fileno(), POLLIN)
+        while said.poll(0):
+            connection.pgconn.consume_input()
+    except OperationalError as error:
+        raise DisconnectionError(str(error)) from error
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

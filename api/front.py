@@ -68,7 +68,7 @@ class Front:
         self._ring = ring
         self._metrics = metrics
         self._trusted = trusted
-        self._rates = Rates()
+        self._rates = None if ring is None else Rates(ring.store)
         self._spending = spending
         self._is_gateways = is_gateways
         self._max_body = max_body
@@ -125,7 +125,7 @@ class Front:
         elif not (public(method, path) or (self._open_metrics and path == "/metrics")):
             known = await self._known(ring, method, headers, visit)
             visit.caller = known.caller
-            self._limit(known, method, path)
+            await self._limit(known, method, path)
         else:
             self._refuse_other_sites(method, headers)
         if self._is_gateways(path) and visit.caller is not None:
@@ -182,8 +182,8 @@ class Front:
         if foreign:
             raise Refusal(403, "a page of another site may not do this", "cross_site")
 
-    def _limit(self, known: Known, method: str, path: str) -> None:
-        if (wait := self._rates.take(known.caller)) is not None:
+    async def _limit(self, known: Known, method: str, path: str) -> None:
+        if self._rates is not None and (wait := await self._rates.take(known.caller)) is not None:
             detail = f"more than {known.caller.requests_per_minute} requests a minute"
             raise Refusal(429, detail, "rate_limit_exceeded", {"Retry-After": str(wait)})
         if self._spending is None or method in SAFE or not self._is_gateways(path):

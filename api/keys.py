@@ -201,7 +201,25 @@ class KeyStore:
             row.digest, caller, min(ends, default=None), revoked, row.parent_id is not None, today, int(tokens)
         )
 
-    # --- what gateway keys spend --------------------------------------------------------------------------------------
+    # --- what keys may do ---------------------------------------------------------------------------------------------
+
+    def grant(self, key_row: int, per_minute: int, wanted: int) -> tuple[int, float]:
+        """As many requests of a key as it may make now, at most so many; if none, the seconds until it may make those.
+
+        The row says when all that was granted will have been refilled (the generic cell rate algorithm): that may be
+        up to a minute ahead.
+        """
+        minute = timedelta(minutes=1)
+        with self.database.write() as session:
+            found = session.exec(select(KeyRow.refilled_at).where(KeyRow.id == key_row).with_for_update()).first()
+            at = self.clock()
+            refilled = min(max(found or at, at), at + minute)  # a clock that was set may say anything
+            left = per_minute * ((at + minute - refilled) / minute)
+            granted = min(wanted, int(left + 0.01))  # times are rounded to microseconds
+            refilled += granted * minute / per_minute
+            session.exec(update(KeyRow).where(col(KeyRow.id) == key_row).values(refilled_at=refilled))
+        wait = refilled + wanted * minute / per_minute - minute - at
+        return granted, 0.0 if granted else wait.total_seconds()
 
     def spend(self, key_row: int, day: str, tokens: int) -> None:
         """Add to what a key has spent on a day."""

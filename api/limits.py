@@ -1,12 +1,13 @@
-"""What a key may still do: requests in a minute, tokens in a day.
+"""What a key may still do: requests in a minute, tokens in a day; counted in the database, by all processes together.
 
-Requests are counted by each process for itself, tokens in the database by all together. A request that begins within
-its budget is answered; what it spends counts against the next ones. So a key's requests that are at work at the same
-time may exceed its budget by what they spend.
+Of a minute's requests a process takes a second's worth at a time, so that few requests wait for the database. Tokens
+are counted afterwards: a request that begins within its budget is answered; what it spends counts against the next
+ones. So a key's requests that are at work at the same time may exceed its budget by what they spend.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -17,6 +18,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+from fastapi.concurrency import run_in_threadpool
+
 from .access import Caller
 from .keys import KeyStore, Known
 
@@ -26,25 +29,35 @@ log = logging.getLogger("suffice.api")
 
 
 class Rates:
-    """Token buckets: a minute's requests may come at once, then they come as they are refilled."""
+    """A minute's requests may come at once, then they come as they are refilled. For the event loop's thread."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: KeyStore, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
         self._monotonic = monotonic
-        self._left: dict[int, tuple[float, float]] = {}
+        self._left: dict[int, int] = {}  # requests that were granted to this process, by key
+        self._refused: dict[int, float] = {}  # until when there are none for this process
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def take(self, caller: Caller) -> int | None:
+    async def take(self, caller: Caller) -> int | None:
         """None if this request is within the key's rate; otherwise the seconds until one will be."""
-        most = caller.requests_per_minute
-        if most is None or caller.key_row is None:
+        key, most = caller.key_row, caller.requests_per_minute
+        if most is None or key is None:
             return None
-        at = self._monotonic()
-        left, since = self._left.get(caller.key_row, (float(most), at))
-        left = min(float(most), left + (at - since) * most / 60)
-        if left < 1:
-            self._left[caller.key_row] = left, at
-            return math.ceil((1 - left) * 60 / most)
-        self._left[caller.key_row] = left - 1, at
-        return None
+        if not self._left.get(key):
+            async with self._turns[key]:
+                await self._refill(key, most)
+        if self._left[key]:
+            self._left[key] -= 1
+            return None
+        return max(1, math.ceil(self._refused[key] - self._monotonic()))
+
+    async def _refill(self, key: int, most: int) -> None:
+        if self._left.get(key) or self._monotonic() < self._refused.get(key, 0.0):
+            return
+        share = math.ceil(most / 60)
+        granted, seconds = await run_in_threadpool(self._store.grant, key, most, share)
+        self._left[key] = granted
+        self._refused[key] = self._monotonic() + seconds
 
 
 class Spending:

@@ -78,6 +78,7 @@ class KeyRow(Base, table=True):
     name: str | None = Field(default=None, max_length=100)
     tokens_per_day: int | None = Field(default=None, sa_type=BigInteger)
     requests_per_minute: int | None = None
+    refilled_at: datetime | None = Field(default=None, sa_type=Moment)  # when all requests that it made are (`grant`)
     created_at: datetime = Field(sa_type=Moment)
     expires_at: datetime | None = Field(default=None, sa_type=Moment)
     revoked_at: datetime | None = Field(default=None, sa_type=Moment)

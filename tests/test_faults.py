@@ -152,7 +152,8 @@ def filled(url: str, at: str) -> dict[str, list[dict[str, Any]]]:
                 if name == "projects" and i == 1:
                     continue  # it is there from the beginning
                 marks = ", ".join(f":{column}" for column in row)
-                connection.execute(text(f'INSERT INTO "{name}" ({", ".join(row)}) VALUES ({marks})'), row)
+                columns = ", ".join(f'"{column}"' for column in row)
+                connection.execute(text(f'INSERT INTO "{name}" ({columns}) VALUES ({marks})'), row)
     found = contents(database)
     database.close()
     return found

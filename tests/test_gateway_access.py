@@ -1,9 +1,11 @@
 """Keys at the gateway: what a project may see there, what a key may spend, and what no upstream hears of."""
 
+import asyncio
 import http.client
 import json
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -192,20 +194,96 @@ def test_a_rate_is_refilled(guarded: Guarded):
 # --- the parts --------------------------------------------------------------------------------------------------------
 
 
-def test_rates_let_a_minutes_requests_through_and_then_one_at_a_time(tmp_path: Path):
-    now = [0.0]
-    rates = Rates(lambda: now[0])
-    database = Database(f"sqlite:///{tmp_path / 'a.db'}")
-    migrate(database)
-    made = KeyStore(database).create(KeyCreate(role="worker", requests_per_minute=60))
-    known = KeyStore(database).look_up(made.id)
-    assert known is not None
-    assert [rates.take(known.caller) for _ in range(61)] == [None] * 60 + [1]
-    now[0] = 1.0
-    assert [rates.take(known.caller) for _ in range(2)] == [None, 1]
-    now[0] = 1e6
-    assert [rates.take(known.caller) for _ in range(61)] == [None] * 60 + [1]
-    database.close()
+class Limited:
+    """Two processes that serve the same key on one database."""
+
+    def __init__(self, database: str, per_minute: int) -> None:
+        self.clock = Clock()
+        self.database = Database(database)
+        migrate(self.database)
+        store = KeyStore(self.database, self.clock)
+        made = store.create(KeyCreate(role="worker", requests_per_minute=per_minute))
+        known = store.look_up(made.id)
+        assert known is not None
+        self.caller = known.caller
+        self.processes = [Rates(store, lambda: self.clock.time.timestamp()) for _ in range(2)]
+
+    def take(self, count: int, *processes: int) -> list[int | None]:
+        """What so many requests are told, one after another, at these processes in turn."""
+
+        async def run() -> list[int | None]:
+            turns = islice(cycle(processes or (0, 1)), count)
+            return [await self.processes[process].take(self.caller) for process in turns]
+
+        return asyncio.run(run())
+
+
+@pytest.fixture
+def limited(database: str) -> Generator[Callable[[int], Limited]]:
+    with ExitStack() as stack:
+
+        def make(per_minute: int) -> Limited:
+            made = Limited(database, per_minute)
+            stack.callback(made.database.close)
+            return made
+
+        yield make
+
+
+def test_a_rate_lets_a_minutes_requests_through_and_then_one_at_a_time(limited: Callable[[int], Limited]):
+    keys = limited(60)
+    assert keys.take(61) == [None] * 60 + [1]
+    keys.clock.advance(1)
+    assert keys.take(2) == [None, 1]
+    keys.clock.advance(1e6)
+    assert keys.take(61, 0) == [None] * 60 + [1]
+    assert keys.take(1, 1) == [1]  # the other one's requests count
+
+
+@pytest.mark.parametrize("per_minute", [1, 7, 59, 61, 7001])
+def test_a_minutes_requests_are_as_many_as_the_key_says(limited: Callable[[int], Limited], per_minute: int):
+    assert limited(per_minute).take(per_minute + 10).count(None) == per_minute
+
+
+def test_processes_take_a_seconds_worth_of_a_rate_at_a_time(
+    limited: Callable[[int], Limited], monkeypatch: pytest.MonkeyPatch
+):
+    grants: list[int] = []
+    grant = KeyStore.grant
+
+    def counted(self: KeyStore, key: int, most: int, wanted: int) -> tuple[int, float]:
+        grants.append(wanted)
+        return grant(self, key, most, wanted)
+
+    monkeypatch.setattr(KeyStore, "grant", counted)
+    keys = limited(6000)
+    assert keys.take(6000) == [None] * 6000
+    assert grants == [100] * 60
+    assert keys.take(500) == [1] * 500  # refused without asking the database again
+    assert len(grants) == 62
+    keys.clock.advance(30)
+    assert keys.take(3001).count(None) == 3000
+
+
+def test_requests_that_come_at_once_are_counted_once(limited: Callable[[int], Limited]):
+    keys = limited(10)
+
+    async def run() -> list[int | None]:
+        return await asyncio.gather(*(p.take(keys.caller) for p in keys.processes for _ in range(10)))
+
+    assert asyncio.run(run()).count(None) == 10
+
+
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_a_clock_that_is_set_costs_a_minute_at_most(limited: Callable[[int], Limited], jump: float):
+    keys = limited(2)
+    assert keys.take(2) == [None, None]
+    keys.clock.advance(jump)
+    keys.processes = [Rates(rates._store, lambda: 0.0) for rates in keys.processes]
+    assert keys.take(1)[0] in (None, 30)
+    keys.clock.advance(60)
+    keys.processes = [Rates(rates._store, lambda: 0.0) for rates in keys.processes]
+    assert keys.take(1) == [None]
 
 
 def test_spending_is_known_to_other_processes(tmp_path: Path):
