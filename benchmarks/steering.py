@@ -45,8 +45,11 @@ IMAGES = 16  # per seed and method
 MOST = 60  # candidates of a step under a rule
 BATCH = 3  # tried at once under a rule
 FIXED = (1, 4, 8, 14, 20)
+AMONG = 8  # draws of which a candidate is the most promising
+FIXED_AMONG = (2, 4, 8)
 SPREAD = {"class": 2.7, "ink": 0.03, "symmetry": 0.055}  # of the reward over plain samples: the unit of prices
 PRICES = {"class": (0.01, 0.003), "ink": (0.02, 0.01, 0.007), "symmetry": (0.02, 0.01, 0.007)}
+PRICES_AMONG = {"class": (0.01,), "ink": (0.03, 0.01), "symmetry": (0.02, 0.01)}
 DIGITS = (3, 8)  # that the class reward asks for, half of the images each
 LEARNED_ON = 1_000_000  # a seed apart
 CHOSEN_ON = 0  # the seed on which the settings of the learned rule were chosen: left out of what is reported of SVDD
@@ -128,10 +131,10 @@ def steer(make: Callable[[], SVDD | NoiseSearch], reward: str, seed: int, denois
 
 
 @cache
-def learned(reward: str) -> Worth:
+def learned(reward: str, among: int = 1) -> Worth:
     """What gains are worth at each step: 60 images with two candidates, of a seed that is not reported."""
     denoiser = Denoiser.from_pipeline(ddpm_pipeline(), STEPS)
-    values = [steered.values for steered, _ in run(SVDD(M=2), reward, LEARNED_ON, denoiser, images=60)]
+    values = [steered.values for steered, _ in run(SVDD(M=2, among=among), reward, LEARNED_ON, denoiser, images=60)]
     return Worth.of([np.concatenate(step) for step in zip(*values, strict=True)])
 
 
@@ -139,7 +142,7 @@ def learned(reward: str) -> Worth:
 
 
 def svdd(seeds: Sequence[int]) -> Iterator[Job]:
-    """Fixed M, and M adapted by BEACON's rule or by what gains are worth."""
+    """Fixed M, and M adapted by BEACON's rule or by what gains are worth; then both with candidates that promise most."""
     denoiser = Denoiser.from_pipeline(ddpm_pipeline(), STEPS)
     for seed in seeds:
         for reward, unit in SPREAD.items():
@@ -147,15 +150,17 @@ def svdd(seeds: Sequence[int]) -> Iterator[Job]:
             rule = Beacon(price=0.05 * unit)
             methods.append(("beacon", 0.05, partial(SVDD, M=MOST, rule=rule, batch=BATCH)))
             methods += [("priced", p, partial(by_worth, reward, p * unit)) for p in PRICES[reward]]
+            methods += [("among", M, partial(SVDD, M=M, among=AMONG)) for M in FIXED_AMONG]
+            methods += [("priced among", p, partial(by_worth, reward, p * unit, AMONG)) for p in PRICES_AMONG[reward]]
             for name, setting, make in methods:
                 key = {"part": "svdd", "reward": reward, "method": name, "setting": setting, "seed": seed}
                 yield key, partial(steer, make, reward, seed, denoiser)
 
 
-def by_worth(reward: str, price: float) -> SVDD:
+def by_worth(reward: str, price: float, among: int = 1) -> SVDD:
     """No probability exceeds 1."""
-    rule = Priced(learned(reward), price, ceiling=0.0 if reward == "class" else np.inf)
-    return SVDD(M=MOST, rule=rule, batch=BATCH)
+    rule = Priced(learned(reward, among), price, ceiling=0.0 if reward == "class" else np.inf)
+    return SVDD(M=MOST, rule=rule, batch=BATCH, among=among)
 
 
 def noises(seeds: Sequence[int]) -> Iterator[Job]:

@@ -15,10 +15,20 @@ METHODS = {
     "fixed": "fixed",
     "beacon": "BEACON's rule",
     "priced": "worth learned per step",
+    "among": "fixed, each the most promising of 8 draws",
+    "priced among": "worth learned, of 8 draws",
     "midway": "best of 4 after 5 calls",
     "pandora": "Pandora's rule",
 }
-COLOURS = {"fixed": "#7f7f7f", "beacon": "#ff7f0e", "priced": "#0b5fff", "midway": "#0b5fff", "pandora": "#ff7f0e"}
+COLOURS = {
+    "fixed": "#7f7f7f",
+    "beacon": "#ff7f0e",
+    "priced": "#0b5fff",
+    "among": "#2ca02c",
+    "priced among": "#d62728",
+    "midway": "#0b5fff",
+    "pandora": "#ff7f0e",
+}
 
 
 def write(lines: Sequence[Line], docs: Path) -> None:

@@ -175,6 +175,26 @@ def test_the_last_choice_is_the_best_of_m_in_closed_form():
     assert (steered.calls == 6).all()
 
 
+def test_a_linear_model_foresees_which_draw_is_best():
+    # Linear in a linear model, what the old noise estimate promises ranks draws as the network does: 5 of 4 are 20.
+    model = normal_model(2, "flow", "sample")
+    noise = torch.zeros(4000, *SHAPE)
+    steered = SVDD(M=5, among=4).sample(model, lambda images: images[:, 0, 0, 0], noise, seeded(1))
+    mean, sd = model.transition(model.estimate(noise, 0), 0, 1.0)
+    a, b = float(model.a[1]), float(model.b[1])
+    gain = a * SD**2 / (a**2 * SD**2 + b**2)
+    expected = MEAN + gain * (float(mean[0, 0, 0, 0]) - a * MEAN) + gain * sd * 1.86748
+    assert steered.rewards.mean() == pytest.approx(expected, abs=4 * steered.rewards.std() / 4000**0.5)
+    assert (steered.calls == 6).all()
+
+
+def test_what_is_foreseen_at_a_state_is_its_image_if_the_noise_is_right():
+    model = normal_model(6, "diffusion", "sample")
+    x0, noise = torch.full((3, *SHAPE), 0.2), model.noise(3, seeded()) / float(model.b[0])
+    x = float(model.a[2]) * x0 + float(model.b[2]) * noise
+    torch.testing.assert_close(model.foresee(x, 2, noise), x0)
+
+
 def test_the_temperature_weighs_candidates_as_it_says():
     # Many candidates of one step follow p(x) exp(r / alpha): of a normal law, the mean moves by variance / alpha.
     model = normal_model(2, "flow", "sample")
@@ -231,6 +251,8 @@ def test_a_digit_is_steered_to_its_class_by_a_classifier():
         ({"eta": 0.0}, "eta"),
         ({"first": 3, "last": 1}, "last"),
         ({"alpha": 0.1, "rule": Beacon()}, "rule"),
+        ({"among": 0}, "among"),
+        ({"alpha": 0.1, "among": 2}, "among"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict, field: str):

@@ -134,6 +134,11 @@ class Denoiser:
                 x0, noise = x - b * out, x + a * out
         return Estimate(x0 if self.clip is None else x0.clamp(-self.clip, self.clip), noise)
 
+    def foresee(self, x: State, step: int, noise: State) -> State:
+        """x0 of states at that step if the network found this ``noise`` in them: an estimate that calls nothing."""
+        x0 = (x - float(self.b[step]) * noise) / float(self.a[step])
+        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
+
     def transition(self, estimate: Estimate, step: int, eta: float) -> tuple[State, float]:
         """The mean and the standard deviation of the state at the next step, given the estimate at this one."""
         (a, after), (b, left) = self.a[step : step + 2].tolist(), self.b[step : step + 2].tolist()

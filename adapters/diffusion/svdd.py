@@ -21,7 +21,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from suffice.optimizer.errors import InvalidInput
-from suffice.optimizer.stopping import Rule
+from suffice.optimizer.stopping import Rule, whole
 
 from .candidates import Candidates, check, rewards_of
 from .denoiser import Denoiser, Estimate, State
@@ -63,6 +63,8 @@ class SVDD:
         rule: when a step has enough candidates for an image, where alpha = 0: a rule for scores, or `Priced` by what
             `learn` found; None: at M.
         batch: with a rule, the least number of candidates that are tried at once after the first.
+        among: each candidate is the most promising of so many draws, by the reward of the image that follows from the
+            noise estimated at the step before. That calls the reward ``among`` times more, but not the network.
     """
 
     M: int = 20
@@ -72,9 +74,11 @@ class SVDD:
     last: int | None = None
     rule: Rule | Priced | None = None
     batch: int = 1
+    among: int = 1
 
     def __post_init__(self) -> None:
         check(self.M, self.rule, self.batch)
+        whole("among", self.among)
         if self.alpha < 0 or not np.isfinite(self.alpha):
             raise InvalidInput("alpha", "a number of at least 0", self.alpha)
         if not 0 < self.eta <= 1:
@@ -83,6 +87,8 @@ class SVDD:
             raise InvalidInput("last", f"a step from first = {self.first} on, itself at least 0", self.last)
         if self.rule is not None and self.alpha > 0:
             raise InvalidInput("rule", "none with alpha > 0: rules say when the best is found", self.rule)
+        if self.among > 1 and self.alpha > 0:
+            raise InvalidInput("among", "1 with alpha > 0, for which candidates are drawn from the model", self.among)
 
     def sample(self, denoiser: Denoiser, reward: Reward, noise: State, generator: torch.Generator) -> Steered:
         """One image per row of noise.
@@ -130,12 +136,10 @@ class SVDD:
         generator: torch.Generator,
     ) -> Estimate:
         """What the network says of the candidate that is kept per image."""
-        mean, sd = denoiser.transition(estimate, step, self.eta)
-        best = np.full(len(mean), -np.inf)
-        x0, noise = torch.empty_like(mean), torch.empty_like(mean)
+        best = np.full(len(estimate.x0), -np.inf)
+        x0, noise = torch.empty_like(estimate.x0), torch.empty_like(estimate.noise)
         while count := candidates.count:
-            rows = torch.from_numpy(np.repeat(candidates.active, count))
-            x = mean[rows] + sd * torch.randn(len(rows), *mean.shape[1:], generator=generator, dtype=mean.dtype)
+            x = self._draw(denoiser, reward, estimate, step, np.repeat(candidates.active, count), generator)
             found = denoiser.estimate(x, step + 1)
             values = rewards_of(reward, denoiser.decode(found.x0)).reshape(-1, count)
             marks = self._marks(values, generator)
@@ -146,6 +150,27 @@ class SVDD:
             x0[active[better]], noise[active[better]] = found.x0[taken], found.noise[taken]
             candidates.tell(values)
         return Estimate(x0, noise)
+
+    def _draw(
+        self,
+        denoiser: Denoiser,
+        reward: Reward,
+        estimate: Estimate,
+        step: int,
+        images: Int64[np.ndarray, " r"],
+        generator: torch.Generator,
+    ) -> State:
+        """A candidate state at the next step for each of these images: the most promising of ``among`` draws."""
+        mean, sd = denoiser.transition(estimate, step, self.eta)
+        rows = torch.from_numpy(np.repeat(images, self.among))
+        x = mean[rows] + sd * torch.randn(len(rows), *mean.shape[1:], generator=generator, dtype=mean.dtype)
+        if self.among == 1:
+            return x
+        foreseen = denoiser.foresee(x, step + 1, estimate.noise[rows])
+        values = rewards_of(reward, denoiser.decode(foreseen)).reshape(-1, self.among)
+        if not np.isfinite(values).all():
+            raise InvalidInput("reward", "finite numbers", "NaN or infinity")
+        return x[torch.from_numpy(np.arange(len(values)) * self.among + values.argmax(1))]
 
     def _marks(self, values: Float64[np.ndarray, "r k"], generator: torch.Generator) -> Float64[np.ndarray, "r k"]:
         """What the kept candidate has most of: value; with alpha, value and Gumbel noise: a draw by exp(v / alpha)."""
