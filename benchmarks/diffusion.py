@@ -6,7 +6,9 @@
 
 All methods search the same space on the same images: 60 evaluations of 256, from noise that is the same for all methods
 of a seed. The best 8 of each then make 512 images of other noise, and the winner 2 x 1,024 of noise that nobody has
-seen, the same for all. Times are CPU seconds of one thread.
+seen, the same for all. With an anchor, ten steps make the images of the search and some of the other noise once, and
+evaluations have fewer images, so that all of it takes fewer calls of the network than the others' evaluations.
+Times are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,32 +29,66 @@ import torch
 from suffice.adapters.diffusion.evaluation import Evaluation
 from suffice.adapters.diffusion.quality import Frechet, Reference
 from suffice.adapters.diffusion.schedule import Schedule
-from suffice.adapters.diffusion.search import Search
+from suffice.adapters.diffusion.search import OTHER_NOISE, Search, anchored
 from suffice.adapters.diffusion.solvers import Choices
 from suffice.adapters.diffusion.source import FromStudy, Source, source_of
 
-from .digit_models import ddpm_pipeline, digit_classifier, digits
+from .digit_models import ddpm_pipeline, digit_classifier, digits, flow_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "benchmarks" / "diffusion.jsonl"
 FIGURE = ROOT / "docs" / "images" / "diffusion_search.png"
-SETTINGS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "DDIM, 4 steps": (4, ("ddim",)),
-    "DPM-Solver++ or UniPC, 4 steps": (4, ("dpm_multistep", "unipc")),
-    "DDIM, 6 steps": (6, ("ddim",)),
-    "DPM-Solver++, 4 steps": (4, ("dpm_multistep",)),
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is searched: the number of steps, solvers, and other options of `Choices`."""
+
+    steps: int
+    solvers: tuple[str, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    flow: bool = False
+
+    @property
+    def choices(self) -> Choices:
+        return Choices(self.steps, self.solvers, flow=self.flow, **self.options)
+
+
+SETTINGS = {
+    "DDIM, 4 steps": Setting(4, ("ddim",)),
+    "DPM-Solver++ or UniPC, 4 steps": Setting(4, ("dpm_multistep", "unipc")),
+    "DDIM, 6 steps": Setting(6, ("ddim",)),
+    "DDIM with corrected noise, 4 steps": Setting(4, ("ddim",), {"correction": (-0.5, 0.5)}),
+    "flow matching, Euler or UniPC, 4 steps": Setting(4, ("flow_euler", "unipc"), flow=True),
 }
-METHODS = ("random", "autodiffusion", "usf", "bayes", "bayes, few", "bayes, levels")
-NAMES = {
-    "random": "random search",
-    "autodiffusion": "evolution (AutoDiffusion)",
-    "usf": "evolution (USF, S³)",
-    "bayes": "Suffice",
-    "bayes, few": "Suffice, 64 images",
-    "bayes, levels": "Suffice, 32 to 256 images",
-}
-COLORS = dict(zip(METHODS, ("#999999", "#d95f02", "#e6ab02", "#1b6ca8", "#7570b3", "#66a61e"), strict=True))
+
+
+@dataclass(frozen=True)
+class Method:
+    """Who searches, and how many images an evaluation has; ``anchor``: images of the other noise that anchor it."""
+
+    name: str
+    color: str
+    search: str = "bayes"
+    trials: int = 60
+    images: int = 256
+    levels: tuple[int, ...] = ()
+    anchor: int = 0
+
+
 TRIALS, IMAGES, FEW, LEVELS = 60, 256, 64, (32, 64, 128, 256)
+ANCHOR_STEPS = 10
+METHODS = {
+    "random": Method("random search", "#999999", "random"),
+    "autodiffusion": Method("evolution (AutoDiffusion)", "#d95f02", "autodiffusion"),
+    "usf": Method("evolution (USF, S³)", "#e6ab02", "usf"),
+    "bayes": Method("Suffice", "#1b6ca8"),
+    "bayes, few": Method("Suffice, 64 images", "#7570b3", images=FEW),
+    "bayes, levels": Method("Suffice, 32 to 256 images", "#66a61e", levels=LEVELS),
+    "autodiffusion, anchored": Method("evolution, anchored, 128 images", "", "autodiffusion", images=128, anchor=2048),
+    "bayes, anchored": Method("Suffice, anchored, 128 images", "", images=128, anchor=2048),
+    "bayes, few anchored": Method("Suffice, anchored, 50 x 64 images", "", trials=50, images=FEW, anchor=512),
+}
 CONFIRM, CONFIRM_IMAGES = 8, 512
 FRESH, FRESH_IMAGES = (1_000_000, 1_000_001), 1024
 MANY = (20, 50)  # steps at which the default shows what the model can do
@@ -58,9 +96,11 @@ LIKE = 1.05  # times a value: as good as it
 NOISE = 100  # between the noise seeds of two seeds
 
 
-def evaluation() -> Evaluation:
+@cache
+def evaluation(*, flow: bool = False) -> Evaluation:
     images, _ = digits()
-    return Evaluation(ddpm_pipeline(), Frechet(Reference.of(images, digit_classifier().features)))
+    pipeline = flow_pipeline() if flow else ddpm_pipeline()
+    return Evaluation(pipeline, Frechet(Reference.of(images, digit_classifier().features)))
 
 
 def fresh(judge: Evaluation, schedule: Schedule) -> list[float]:
@@ -71,12 +111,16 @@ def fresh(judge: Evaluation, schedule: Schedule) -> list[float]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def reference_cell(judge: Evaluation, setting: str) -> dict[str, Any]:
+def reference_cell(setting: str) -> dict[str, Any]:
     """What needs no search: the pipeline's default, and every schedule in common use with every solver."""
-    steps, solvers = SETTINGS[setting]
-    search = Search(Choices(steps, solvers), judge, TRIALS, IMAGES)
-    default = fresh(judge, even(steps, 1 if solvers == ("ddim",) else 2))
-    many = {str(k): fresh(judge, even(k, 2)) for k in MANY}
+    given = SETTINGS[setting]
+    judge = evaluation(flow=given.flow)
+    search = Search(given.choices, judge, TRIALS, IMAGES)
+    if given.flow:
+        default, many = fresh(judge, even_flow(given.steps)), {str(k): fresh(judge, even_flow(k)) for k in MANY}
+    else:
+        default = fresh(judge, even(given.steps, 1 if given.solvers == ("ddim",) else 2))
+        many = {str(k): fresh(judge, even(k, 2)) for k in MANY}
     known = {name: fresh(judge, search.choices.schedule(params)) for name, params in search.known().items()}
     return {"setting": setting, "method": "reference", "seed": 0, "default": default, "many": many, "known": known}
 
@@ -87,24 +131,35 @@ def even(steps: int, order: int) -> Schedule:
     return Schedule("DPMSolverMultistepScheduler", tuple(int(t) for t in times), config={"solver_order": order})
 
 
-def search_cell(judge: Evaluation, setting: str, method: str, seed: int) -> dict[str, Any]:
+def even_flow(steps: int) -> Schedule:
+    """What flow matching's Euler does by itself for so many steps: evenly spaced noise levels."""
+    return Schedule("FlowMatchEulerDiscreteScheduler", sigmas=tuple(i / steps for i in range(steps, 0, -1)))
+
+
+def search_cell(setting: str, method: str, seed: int) -> dict[str, Any]:
     """One search, its curve, and what its winner is worth."""
-    steps, solvers = SETTINGS[setting]
+    given, how = SETTINGS[setting], METHODS[method]
+    plain = judge = evaluation(flow=given.flow)
+    noise, begun = NOISE * seed, time.process_time()
+    if how.anchor:
+        judge = anchored(plain, ANCHOR_STEPS, {noise: how.images, noise + OTHER_NOISE: how.anchor})
     search = Search(
-        Choices(steps, solvers),
+        given.choices,
         judge,
-        TRIALS,
-        FEW if method == "bayes, few" else IMAGES,
-        levels=LEVELS if method == "bayes, levels" else (),
-        method=method.split(",")[0],
+        how.trials,
+        how.images,
+        levels=how.levels,
+        method=how.search,
         seed=seed,
-        noise_seed=NOISE * seed,
+        noise_seed=noise,
     )
     timed = Timed(source_of(search, None, None, setting))
-    begun = time.process_time()
     tried = list(search.run(timed))
     cpu = time.process_time() - begun
-    if search.images < IMAGES or search.levels:  # what is recommended after every result, by as many images as others
+    curve: list[tuple[int, float]] = []
+    if how.anchor:
+        pass  # its values cannot be compared
+    elif search.images < IMAGES or search.levels:  # what is recommended after every result, by as many images as others
         values = [t.judged.score.value for t in tried]
         leading = [dict(tried[int(np.argmin(values[: i + 1]))].params) for i in range(len(tried))]
         images = np.cumsum([t.judged.images for t in tried])
@@ -124,10 +179,11 @@ def search_cell(judge: Evaluation, setting: str, method: str, seed: int) -> dict
         "seed": seed,
         "curve": curve,
         "evaluations": len(tried),
-        "images": found.images,
+        "images": found.images + (how.images + how.anchor if how.anchor else 0),
+        "calls": found.images * given.steps + (ANCHOR_STEPS * (how.images + how.anchor) if how.anchor else 0),
         "search": found.best.value,
         "confirmed": found.best.other_value,
-        "fresh": fresh(judge, found.schedule),
+        "fresh": fresh(plain, found.schedule),
         "schedule": found.schedule.to_json(),
         "cpu": cpu,
         "proposals": timed.seconds,
@@ -163,7 +219,6 @@ class Timed:
 def run(seeds: int, results: Path, only: str | None, methods: Sequence[str], left: int) -> None:
     """The cells that are missing, one after another, so many of them (-1: all)."""
     torch.set_num_threads(1)
-    judge = evaluation()
     wanted = [s for s in SETTINGS if only is None or only in s]
     planned = [(s, "reference", 0) for s in wanted]
     planned += sorted(product(wanted, methods, range(seeds)), key=_rank)
@@ -174,7 +229,7 @@ def run(seeds: int, results: Path, only: str | None, methods: Sequence[str], lef
             return
         left -= 1
         referring = method == "reference"
-        cell = reference_cell(judge, setting) if referring else search_cell(judge, setting, method, seed)
+        cell = reference_cell(setting) if referring else search_cell(setting, method, seed)
         with results.open("a") as file:
             file.write(json.dumps(cell) + "\n")
         print(setting, method, seed, cell["default" if referring else "fresh"], flush=True)
@@ -183,9 +238,8 @@ def run(seeds: int, results: Path, only: str | None, methods: Sequence[str], lef
 def _rank(cell: tuple[str, str, int]) -> tuple[int, int]:
     """What says most comes first, all seeds of it."""
     setting, method, seed = cell
-    return list(SETTINGS).index(setting) // 2 + {"random": 2, "usf": 2, "bayes, few": 1, "bayes, levels": 1}.get(
-        method, 0
-    ), seed
+    later = 0 if method in ("bayes", "autodiffusion", "bayes, anchored") else 1
+    return list(SETTINGS).index(setting) // 2 + later, seed
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -236,13 +290,13 @@ def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield _row("", f"best known: {best}", *ratios(lowest, *beside), "")
         for k, values in reference[0]["many"].items():
             yield _row("", f"DPM-Solver++, {k} even steps", *ratios(float(np.mean(values)), *beside), "")
-        for method in METHODS:
+        for method, how in METHODS.items():
             if found := cells(rows, setting, method):
                 each = [float(np.mean(r["fresh"])) for r in found]
                 mean, *others = ratios(float(np.mean(each)), *beside)
                 listed = ", ".join(f"{v:.2f}" for v in each)
                 search = f"{np.mean([r['search'] for r in found]):.2f}"
-                yield _row("", NAMES[method], f"**{mean}** [{listed}]", *others, search)
+                yield _row("", how.name, f"**{mean}** [{listed}]", *others, search)
 
 
 def _speed(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -300,11 +354,11 @@ def figure(rows: list[dict[str, Any]], path: Path) -> None:
     fig, axes = plt.subplots(1, len(settings), figsize=(3.6 * len(settings), 3.4), squeeze=False, layout="constrained")
     for axis, setting in zip(axes[0], settings, strict=True):
         at = np.arange(IMAGES, TRIALS * IMAGES + 1, IMAGES)
-        for method in METHODS:
-            curves = [r["curve"] for r in cells(rows, setting, method)]
+        for method, how in METHODS.items():
+            curves = [r["curve"] for r in cells(rows, setting, method) if r["curve"]]
             if curves:
                 lines = np.array([[min([v for n, v in c if n <= x], default=np.nan) for x in at] for c in curves])
-                axis.plot(at / IMAGES, np.nanmean(lines, axis=0), color=COLORS[method], label=NAMES[method], lw=1.6)
+                axis.plot(at / IMAGES, np.nanmean(lines, axis=0), color=how.color, label=how.name, lw=1.6)
         axis.set(title=setting, xlabel="images / 256", yscale="log")
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter("{x:g}")
@@ -320,7 +374,7 @@ def main() -> None:
     parser.add_argument("command", nargs="?", choices=["run", "report", "all"], default="all")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", help="settings whose name holds this")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=tuple(METHODS))
     parser.add_argument("--cells", type=int, default=-1, help="how many to run at most (-1: all that are missing)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--figure", type=Path, default=FIGURE)

@@ -1,6 +1,7 @@
 """`make demo-diffusion` and `make bench-diffusion`, small: they search, compare, draw and report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,20 +27,24 @@ def test_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(diffusion, "SETTINGS", {"tiny": (2, ("ddim",))})
+    monkeypatch.setattr(diffusion, "SETTINGS", {"tiny": diffusion.Setting(2, ("ddim",))})
     monkeypatch.setattr(diffusion, "IMAGES", 16)
-    monkeypatch.setattr(diffusion, "LEVELS", (8, 16))
-    monkeypatch.setattr(diffusion, "FEW", 8)
     monkeypatch.setattr(diffusion, "CONFIRM_IMAGES", 16)
     monkeypatch.setattr(diffusion, "FRESH_IMAGES", 16)
     monkeypatch.setattr(diffusion, "TRIALS", 6)
-    monkeypatch.setattr(diffusion, "METHODS", ("autodiffusion", "bayes", "bayes, few", "bayes, levels"))
+    small = {"random": {}, "bayes": {}, "bayes, few": {"images": 8}, "bayes, levels": {"levels": (8, 16)}}
+    small |= {"autodiffusion": {}, "bayes, anchored": {"images": 8, "anchor": 16}}
+    methods = {n: replace(diffusion.METHODS[n], **{"trials": 6, "images": 16, **given}) for n, given in small.items()}
+    monkeypatch.setattr(diffusion, "METHODS", methods)
     results, figure = tmp_path / "results.jsonl", tmp_path / "figure.png"
-    diffusion.run(1, results, None, diffusion.METHODS, -1)
+    diffusion.run(1, results, None, tuple(methods), -1)
     rows = diffusion.read(results)
     assert {row["method"] for row in rows} == {"reference", *diffusion.METHODS}
-    diffusion.run(1, results, None, diffusion.METHODS, -1)  # nothing is run twice
+    diffusion.run(1, results, None, tuple(methods), -1)  # nothing is run twice
     assert diffusion.read(results) == rows
+    anchored = next(row for row in rows if row["method"] == "bayes, anchored")
+    assert anchored["images"] == 6 * 8 + 8 + 16
+    assert anchored["calls"] == 6 * 8 * 2 + 10 * (8 + 16)
     levels = next(row for row in rows if row["method"] == "bayes, levels")
     assert 5 * 16 <= levels["images"] < 7 * 16  # the last one may go beyond
     assert levels["curve"][-1][0] == levels["images"]

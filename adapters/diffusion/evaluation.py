@@ -10,7 +10,7 @@ import inspect
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from suffice.optimizer import InvalidInput
 
 from .apply import scheduled
-from .quality import Quality, Score
+from .quality import Anchor, Frechet, Quality, Score
 from .schedule import Schedule
 
 
@@ -75,6 +75,19 @@ class Evaluation:
         if not bool(torch.isfinite(made.images).all()):
             raise FloatingPointError(f"some of the images are not finite: {schedule}")
         return Judged(self.quality(made.images, made.noise), images, made.calls, made.seconds)
+
+    def anchored(self, schedule: Schedule, images: Mapping[int, int]) -> Evaluation:
+        """With a Fréchet distance that knows how special the noises are: by what ``schedule`` makes of them (`Anchor`).
+
+        ``images`` says how many of each noise seed; only these can be judged then. The schedule has to draw no noise at
+        its steps, and should have many. Raises InvalidInput for another quality.
+        """
+        if not isinstance(self.quality, Frechet):
+            raise InvalidInput("anchor", "none, with a quality other than the Fréchet distance", self.quality.name)
+        made = [self.make(schedule, count, seed) for seed, count in images.items()]
+        noise = torch.cat([m.noise for m in made])
+        anchor = Anchor.of(torch.cat([m.images for m in made]), noise, self.quality.reference.space)
+        return replace(self, quality=replace(self.quality, anchor=anchor))
 
     def make(self, schedule: Schedule | None, images: int, seed: int = 0, **arguments: Any) -> Images:
         """The first ``images`` images of a noise seed; None: with the pipeline's own scheduler."""

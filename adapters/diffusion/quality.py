@@ -15,7 +15,7 @@ d / n), the kernel distance scatters more with few but has no bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -120,18 +120,97 @@ class Frechet:
     ``ridge`` is added to the diagonal of both covariances, in squared units of the features. 0, the default, changes
     nothing and is stable for any number of images, since no covariance is inverted; a ridge weakens the dependence on
     directions in which either set hardly varies.
+
+    With an ``anchor`` the moments of the images are corrected by what is special about their noises (see `Anchor`), and
+    the distance of few images is near to that of many. Where little is left of it, it may be negative.
     """
 
     reference: Reference
     ridge: float = 0.0
+    anchor: Anchor | None = None
     name: str = "frechet"
     direction: str = "minimize"
-    positive: bool = True
+
+    @property
+    def positive(self) -> bool:
+        return self.anchor is None
 
     def __call__(self, images: Images, noise: Noise) -> Score:
         X = featurize(images, self.reference.space)
-        mean, root = X.mean(0), covariance_root(X)
-        return Score(frechet_distance(mean, root, self.reference.mean, self.reference.root, self.ridge))
+        reference = self.reference
+        if self.anchor is None:
+            root = covariance_root(X)
+            return Score(frechet_distance(X.mean(0), root, reference.mean, reference.root, self.ridge))
+        mean, covariance = self.anchor.excess(noise)
+        corrected = X.mean(0) - mean, X.T.cov() - covariance
+        return Score(corrected_distance(*corrected, reference.mean, reference.root, self.ridge))
+
+
+@dataclass(frozen=True, eq=False)
+class Anchor:
+    """What many steps make of each noise: it tells which noises are special, whatever schedule runs them.
+
+    The first 256 noises become too many threes, say, and every schedule is judged by that luck. A sampler without noise
+    of its own makes much the same of a noise in four steps as in ten, so the luck shows in the anchor's images: by how
+    much the moments of those few differ from the moments of all of the anchor's. That is a control variate (with the
+    coefficient 1 on the difference to all, which is N / (n + N) on that to the N others).
+
+    ``features`` (N, d) of all of the anchor's images, and ``known``, by noise, in which row its image is.
+    """
+
+    features: Features
+    known: Mapping[bytes, int]
+
+    @classmethod
+    def of(cls, images: Images, noise: Noise, space: FeatureSpace) -> Anchor:
+        """From images of many steps and the noise they began with. Raises InvalidInput where their numbers differ."""
+        if len(images) != len(noise):
+            raise InvalidInput("noise", f"the {len(images)} rows that the images were made from", tuple(noise.shape))
+        return cls(featurize(images, space), {key: i for i, key in enumerate(_keys(noise))})
+
+    @cached_property
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """The mean (d,) and the covariance (d, d) of all of the anchor's images."""
+        return self.features.mean(0), self.features.T.cov()
+
+    def excess(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        """By how much the mean and the covariance of these noises' images are above those of all.
+
+        Raises InvalidInput for noise that the anchor was not made from.
+        """
+        rows = [self.known.get(key) for key in _keys(noise)]
+        found = [row for row in rows if row is not None]
+        if len(found) < len(rows):
+            expected = "noise that the anchor's images were made from"
+            raise InvalidInput("noise", expected, f"{len(rows) - len(found)} of {len(rows)} are others")
+        X = self.features[found]
+        mean, covariance = self.moments
+        return X.mean(0) - mean, X.T.cov() - covariance
+
+
+def _keys(noise: Tensor) -> list[bytes]:
+    return [row.detach().cpu().contiguous().numpy().tobytes() for row in noise]
+
+
+def corrected_distance(
+    mean: Float64[Tensor, " d"],
+    covariance: Float64[Tensor, "d d"],
+    other_mean: Float64[Tensor, " d"],
+    other_root: Float64[Tensor, "s d"],
+    ridge: float = 0.0,
+) -> float:
+    """`frechet_distance` with a covariance that may have negative eigenvalues, as a corrected one has.
+
+    They have no root, and add nothing to the last term.
+    """
+    if ridge < 0:
+        raise InvalidInput("ridge", "a number of at least 0", ridge)
+    if ridge:
+        unit = torch.eye(len(mean), dtype=torch.float64)
+        covariance, other_root = covariance + ridge * unit, torch.cat([other_root, ridge**0.5 * unit])
+    shared = torch.linalg.eigvalsh(other_root @ covariance @ other_root.T).clamp_min(0.0).sqrt().sum()
+    traces = covariance.trace() + other_root.square().sum()
+    return float((mean - other_mean).square().sum() + traces - 2.0 * shared)
 
 
 def frechet_distance(
@@ -223,7 +302,7 @@ class Paired:
 
     def targets(self, noise: Noise) -> Float64[Tensor, "k ..."]:
         """What the teacher makes of the noise, in float64, as features where there is a space."""
-        keys = [row.detach().cpu().contiguous().numpy().tobytes() for row in noise]
+        keys = _keys(noise)
         new = [i for i, key in enumerate(keys) if key not in self._known]
         if new:
             with torch.no_grad():

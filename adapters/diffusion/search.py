@@ -96,6 +96,8 @@ def search_schedule(
     first: Sequence[str] = FIRST,
     confirm: int = 8,
     confirm_images: int | None = None,
+    anchor: int | None = None,
+    anchor_images: int = 2048,
     each: Mapping[str, Sequence[Any]] | None = None,
     arguments: Mapping[str, Any] | None = None,
     batch: int = 256,
@@ -121,6 +123,10 @@ def search_schedule(
     of those is returned. With ``levels``, such as (32, 64, 128, 256), most candidates make fewer images; ``trials``
     then counts evaluations of ``images`` images in all. ``steps`` as a range with ``against`` "calls" or "latency"
     searches the Pareto front of quality and the number of network calls, or seconds per image.
+
+    ``anchor`` is a number of steps, many enough for good images, ten for example: once, these many steps make the
+    images of the search and ``anchor_images`` of the other noise, and a Fréchet distance then knows by how much its few
+    images are special, and corrects for it (see `Anchor`).
 
     ``solvers`` are names of `SOLVERS` (default: those that fit the model); ``stochastic`` also tries solvers that add
     noise; ``guidance`` and ``eta`` are ranges of the pipeline's arguments, and ``interval`` also searches between which
@@ -149,9 +155,13 @@ def search_schedule(
         low=low,
         high=high,
     )
+    evaluation = Evaluation(pipeline, quality, each or {}, arguments or {}, batch)
+    if anchor is not None:
+        others = max(anchor_images, confirm_images or 2 * images)
+        evaluation = anchored(evaluation, anchor, {noise_seed: images, noise_seed + OTHER_NOISE: others})
     search = Search(
         choices,
-        Evaluation(pipeline, quality, each or {}, arguments or {}, batch),
+        evaluation,
         trials,
         images,
         tuple(levels or ()),
@@ -163,6 +173,16 @@ def search_schedule(
     )
     tried = tuple(search.run(source_of(search, checkpoint, service, name), progress))
     return search.conclude(tried, confirm, confirm_images or 2 * images)
+
+
+def anchored(evaluation: Evaluation, steps: int, images: Mapping[int, int]) -> Evaluation:
+    """The evaluation with an `Anchor` of so many ``images`` per noise seed, by even steps of a solver of second order."""
+    scheduler = evaluation.pipeline.scheduler
+    flow = getattr(scheduler, "alphas_cumprod", None) is None
+    solver = "unipc" if flow else "dpm_multistep"
+    choices = Choices(steps, (solver,), total=int(scheduler.config.num_train_timesteps), flow=flow)
+    times = known_times(choices.times, training_sigmas(scheduler))["flow_1" if flow else "trailing"]
+    return evaluation.anchored(choices.schedule(choices.params(times, solver=solver)), images)
 
 
 @dataclass(frozen=True)
@@ -363,7 +383,7 @@ class Search:
         """Where a schedule comes from, in words that JSON has."""
         import diffusers
 
-        pipeline = self.evaluation.pipeline
+        pipeline, anchor = self.evaluation.pipeline, getattr(self.evaluation.quality, "anchor", None)
         model = getattr(pipeline.config, "_name_or_path", None) or None
         return {
             "pipeline": type(pipeline).__name__,
@@ -372,6 +392,7 @@ class Search:
             "quality": self.metric,
             "method": self.method,
             "seed": self.seed,
+            **({} if anchor is None else {"anchor_images": len(anchor.features)}),
             "diffusers": diffusers.__version__,
         }
 
