@@ -11,11 +11,13 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from suffice.adapters.diffusion.quality import (
+    Anchor,
     Frechet,
     Kernel,
     Paired,
     Reference,
     Reward,
+    corrected_distance,
     covariance_root,
     featurize,
     frechet_distance,
@@ -77,6 +79,44 @@ def test_a_ridge_is_that_on_both_diagonals():
     expected = ((X.mean(0) - Y.mean(0)) ** 2).sum().item() + np.trace(S1 + S2 - 2 * np.real(sqrtm(S1 @ S2)))
     got = Frechet(Reference.of(as_images(Y), flat), ridge=0.3)(as_images(X), X).value
     assert got == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_covariance_that_needs_no_root_gives_the_same_distance():
+    X, Y = normal(30, 4, 1) * torch.tensor([1.0, 2.0, 3.0, 0.0]).double(), normal(50, 4, 2)
+    for ridge in (0.0, 0.3):
+        rooted = frechet_distance(X.mean(0), covariance_root(X), Y.mean(0), covariance_root(Y), ridge)
+        got = corrected_distance(X.mean(0), X.T.cov(), Y.mean(0), covariance_root(Y), ridge)
+        assert got == pytest.approx(rooted, rel=1e-6)  # the root of a rounding error is what differs
+
+
+def test_an_anchor_says_how_special_a_few_noises_are():
+    # What is judged shrinks what the anchor makes of a noise to 0.9 of it: at a distance of 0.1^2 per feature.
+    d, n, expected = 16, 64, 16 * 0.01
+    reference = Reference.of(as_images(normal(20_000, d, 1)), flat)
+    noise = normal(4096, d, 2)
+    anchor = Anchor.of(as_images(noise), noise, flat)
+    plain, anchored = Frechet(reference), Frechet(reference, anchor=anchor)
+    few = [noise[i : i + n] for i in range(0, 640, n)]
+    without = torch.tensor([plain(as_images(0.9 * z), z).value for z in few])
+    corrected = torch.tensor([anchored(as_images(0.9 * z), z).value for z in few])
+    assert (without - expected).abs().min() > 1.0  # mostly what 64 normal draws are from a normal law
+    assert (corrected - expected).abs().max() < 0.1
+    assert corrected.std() < without.std() / 5
+    # all of its noises are special by nothing
+    assert anchored(as_images(0.9 * noise), noise).value == pytest.approx(plain(as_images(0.9 * noise), noise).value)
+    assert plain.positive
+    assert not anchored.positive
+
+
+def test_an_anchor_knows_its_own_noise_alone():
+    noise = normal(20, 3)
+    anchor = Anchor.of(as_images(noise), noise, flat)
+    with pytest.raises(InvalidInput, match="1 of 2"):
+        anchor.excess(torch.cat([noise[:1], normal(1, 3, 9)]))
+    with pytest.raises(InvalidInput, match="noise"):
+        Anchor.of(as_images(noise), noise[:5], flat)
+    with pytest.raises(InvalidInput, match="ridge"):
+        corrected_distance(noise[0], noise.T.cov(), noise[1], covariance_root(noise), -1.0)
 
 
 def test_the_kernel_distance_is_the_average_over_all_pairs():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from serving import Server
@@ -17,6 +18,7 @@ from suffice.adapters.diffusion import (
     Evaluation,
     Frechet,
     Reference,
+    Reward,
     Schedule,
     apply_schedule,
     least_missed,
@@ -73,6 +75,21 @@ def test_a_flow_matching_model_is_searched(quality: Frechet, tmp_path: Path) -> 
     loaded = type(pipeline).from_pretrained(tmp_path, low_cpu_mem_usage=False)
     apply_schedule(loaded, found.schedule)
     assert torch.equal(Evaluation(loaded, quality).make(found.schedule, 8, seed=1).images, made.images)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_a_search_with_an_anchor_ranks_schedules_by_few_images(quality: Frechet, flow: bool) -> None:
+    pipeline = flow_pipeline() if flow else ddpm_pipeline()
+    given: dict[str, Any] = {"quality": quality, "trials": 6, "images": 16, "confirm": 2, "progress": False}
+    found = search_schedule(pipeline, 3, anchor=8, anchor_images=200, **given)
+    assert found.schedule.provenance["anchor_images"] == 216
+    judge, many = Evaluation(pipeline, quality), Evaluation(pipeline, quality)
+    truth = [many.judge(t.schedule, 512, 99).score.value for t in found.tried]
+    plain = [judge.judge(t.schedule, 16).score.value for t in found.tried]
+    error = np.subtract([t.judged.score.value for t in found.tried], truth)
+    assert np.abs(error).mean() < 0.5 * np.abs(np.subtract(plain, truth)).mean()
+    with pytest.raises(InvalidInput, match="anchor"):
+        search_schedule(pipeline, 3, anchor=8, **{**given, "quality": Reward(lambda images: images.flatten(1).mean(1))})
 
 
 @pytest.mark.parametrize("flow", [False, True])

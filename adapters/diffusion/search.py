@@ -176,7 +176,7 @@ def search_schedule(
 
 
 def anchored(evaluation: Evaluation, steps: int, images: Mapping[int, int]) -> Evaluation:
-    """The evaluation with an `Anchor` of so many ``images`` per noise seed, by even steps of a solver of second order."""
+    """The evaluation with an `Anchor` of so many ``images`` per noise seed, by even steps of second order."""
     scheduler = evaluation.pipeline.scheduler
     flow = getattr(scheduler, "alphas_cumprod", None) is None
     solver = "unipc" if flow else "dpm_multistep"
