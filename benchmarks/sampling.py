@@ -2,6 +2,7 @@
 
     python -m benchmarks.sampling --pools DIR     # measure: DIR holds *.json.gz (docs/sampling.md has the format)
     python -m benchmarks.sampling --pools DIR --only humaneval,tiny_lp
+    python -m benchmarks.sampling --pools DIR --only ceilings      # what hindsight would gain, once the rest is there
     python -m benchmarks.sampling report          # tables and plots from the results
 
 Each question is reported on exactly once per split, by rules tuned on the other half of the questions. One-parameter
@@ -33,12 +34,13 @@ from suffice.optimizer.pool import Pool, shuffled, traces
 from suffice.optimizer.replay import replay, weights
 from suffice.optimizer.stopping import Rule, rule
 
-from . import prompt_features, sampling_drift
+from . import prompt_features, sampling_ceilings, sampling_drift
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks" / "sampling.json"
 OURS = "suffice"
 PROMPT_FEATURES = "prompt features"
+CEILINGS = "ceilings"
 DRAWS = 200
 CELL_PRICES = np.geomspace(0.3, 1e-6, 40)
 
@@ -328,18 +330,22 @@ def stated(calibration: Calibration, pool: Pool, cap: int) -> list[tuple[float, 
     return found
 
 
+def reliability(pairs: Sequence[tuple[float, float]]) -> tuple[float, list[list[float]]]:
+    """The expected calibration error of stated probabilities against the truth, over ten bins, and the bins."""
+    stated, bins, error = np.array(pairs), list[list[float]](), 0.0
+    place = np.clip((stated[:, 0] * 10).astype(int), 0, 9)
+    for b in range(10):
+        inside = stated[place == b]
+        if len(inside):
+            bins.append([float(inside[:, 0].mean()), float(inside[:, 1].mean()), len(inside)])
+            error += len(inside) / len(stated) * abs(bins[-1][0] - bins[-1][1])
+    return error, bins
+
+
 def summary(extra: dict[str, Any]) -> dict[str, Any]:
-    pairs = np.array(extra["ece"]) if extra["ece"] else np.zeros((0, 2))
-    bins, error = [], 0.0
-    if len(pairs):
-        place = np.clip((pairs[:, 0] * 10).astype(int), 0, 9)
-        for b in range(10):
-            inside = pairs[place == b]
-            if len(inside):
-                bins.append([float(inside[:, 0].mean()), float(inside[:, 1].mean()), len(inside)])
-                error += len(inside) / len(pairs) * abs(bins[-1][0] - bins[-1][1])
+    error, bins = reliability(extra["ece"]) if extra["ece"] else (None, [])
     return {
-        "ece": error if len(pairs) else None,
+        "ece": error,
         "reliability": bins,
         "ways": extra["ways"],
         "fit_seconds": extra["fit_seconds"],
@@ -390,9 +396,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.pools is None:
             parser.error("--pools: expected the folder with the pools")
         results["timings"] = timings()
-        for name in args.only.split(",") if args.only else (*TASKS, PROMPT_FEATURES):
+        for name in args.only.split(",") if args.only else (*TASKS, PROMPT_FEATURES, CEILINGS):
             if name == PROMPT_FEATURES:
                 results[name] = prompt_features.measure(TASKS["gpqa_8"].load(args.pools), 8, args.orders or 60)
+                continue
+            if name == CEILINGS:
+                results[name] = sampling_ceilings.measure(TASKS, args.pools, results, args.orders)
                 continue
             task = TASKS[name] if args.orders is None else replace(TASKS[name], orders=args.orders)
             started = time.monotonic()

@@ -12,7 +12,7 @@ from .sampling_drift import summary
 
 START, END = "<!-- tables: start -->", "<!-- tables: end -->"
 OURS = "suffice"
-APART = ("timings", "prompt features")
+APART = ("timings", "prompt features", "ceilings")
 
 
 def write(results: dict[str, Any], docs: Path) -> None:
@@ -25,6 +25,8 @@ def write(results: dict[str, Any], docs: Path) -> None:
     if "prompt features" in results:
         lines += ["### A prior over prompts", "", *_prompts(results["prompt features"]), ""]
     lines += ["### Confidence", "", *_confidence(tasks), "", "### Drift", "", *_drift(tasks), ""]
+    if "ceilings" in results:
+        lines += ["### Ceilings", "", *_ceilings(results["ceilings"], tasks), ""]
     lines += ["### Speed", "", *_speed(results["timings"], tasks), "", "### Every rule on every pool", ""]
     for name, r in tasks.items():
         lines += _all(name, r)
@@ -136,6 +138,35 @@ def _prompts(r: dict[str, Any]) -> list[str]:
 def _confidence(tasks: dict[str, Any]) -> list[str]:
     rows = [[name, _number(r["ece"], 3)] for name, r in tasks.items() if r["ece"] is not None]
     return _table(["pool", "expected calibration error"], rows)
+
+
+def _ceilings(found: dict[str, Any], tasks: dict[str, Any]) -> list[str]:
+    votes = [
+        [pool, name, _ratio(row["T1"]), _ratio(row["T2"])]
+        for pool, rows in found["votes"].items()
+        for name, row in rows.items()
+    ]
+    ways = [
+        [pool, name, _number(row["AUF"]), _number(row["T1"]), _number(100 * row["best"])]
+        for pool, rows in found["scores"].items()
+        for name, row in sorted(rows.items(), key=lambda item: item[1]["AUF"])
+    ]
+    honest = [
+        [
+            pool,
+            _number(tasks[pool]["ece"], 3),
+            f"{_number(row['mean'], 3)} ({_number(row['low'], 3)} to {_number(row['high'], 3)})",
+        ]
+        for pool, row in found["confidence"].items()
+        if pool in tasks
+    ]
+    return [
+        *_table(["pool", "prior", "T1 against swept AC", "T2"], votes),
+        "",
+        *_table(["pool", "way", "AUF", "T1", "best accuracy"], ways),
+        "",
+        *_table(["pool", "our calibration error", "that of who knows the law (90 %)"], honest),
+    ]
 
 
 def _drift(tasks: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ from .logit import fit as logistic
 from .lookahead import HORIZON, NOTHING, Outlook
 from .picks import PICKS, member
 from .pool import Pool, Traces, shuffled, traces
+from .prompt_types import likeliest
 from .prompts import PromptModel
 from .replay import Outcome, replay, run
 from .scores import ScoreModel
@@ -47,6 +48,7 @@ CHECKED = 4  # orders of each prompt in which confidence and drift are looked at
 WATCHED = slice(None, None, 6)  # the PRICES at which prompts are stopped to learn what drift looks like
 MARGIN = 0.5  # standard errors by which a way has to be better than the posterior
 SMOOTH = 1.0  # natural log of the prices over which the value of a way is averaged to choose it
+TRUST_RIDGE = 0.1  # towards what the model states: picks of one prompt are right or wrong together
 SURE = np.array([0.0, 1.0, 0.0, 0.0, 0.0, 0.0])  # of the confidence: P(right) as the model states it
 
 
@@ -61,7 +63,7 @@ class Trust:
         """From ``confidence_features`` of picks, and whether they were right."""
         share = np.column_stack([truth, 1.0 - truth])
         pair = Choices(np.stack([x, np.zeros_like(x)], axis=1), np.ones(share.shape, dtype=bool), share)
-        return cls(logistic([pair], SURE, 1e-4))
+        return cls(logistic([pair], SURE, TRUST_RIDGE))
 
     def __call__(self, x: Float64[np.ndarray, "r f"]) -> PerPrompt:
         found: PerPrompt = 1.0 / (1.0 + np.exp(-x @ self.weights))
@@ -103,6 +105,7 @@ class Calibration:
     prompt_model: PromptModel | None = None
     forecasts: Forecasts | None = None
     cells: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict[str, tuple[Cell, ...]])
+    types: TypePrior = FLAT  # of prompts of which nothing else is known, for the confidence in votes
 
     @classmethod
     def fit(
@@ -125,6 +128,8 @@ class Calibration:
             bare = replace(bare, forecasts=Forecasts.fit(pool))
         if scored:
             bare = replace(bare, cells=_cells(parts))
+        if not quality:
+            bare = replace(bare, types=likeliest(pool))
         return bare._cross_fitted(pool, orders, seed)
 
     # --- use ---
@@ -208,9 +213,15 @@ class Calibration:
         self, answers: Answers, way: str, prior: TypePrior = FLAT
     ) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
         if self.model is None or way == VOTES:
-            posterior = vote_posterior(max(answers.n, HORIZON), prior)
+            posterior = vote_posterior(max(answers.n, HORIZON), self._believed(prior))
             return posterior.probabilities(answers.votes, answers.failed.sum(1))
         return self.model.probabilities(answers, prior)
+
+    def _believed(self, prior: TypePrior) -> TypePrior:
+        """The prior that a prompt's own, which may be flat, becomes with what labelled answers say of prompts."""
+        if prior == FLAT:
+            return self.types
+        return replace(prior, alpha=self.types.alpha) if prior.alpha == FLAT.alpha else prior
 
     # --- cross-fitting ---
 
@@ -224,11 +235,11 @@ class Calibration:
         for k in range(FOLDS):
             judge, learn = fold == k, fold != k
             there = pool.only(judge)
-            other = self
+            other = self if self.quality else replace(self, types=likeliest(pool.only(learn)))
             if self.model is not None:
                 parts = traces(pool.only(learn), self.max_samples, orders, seed)
                 model = ScoreModel.fit(parts, quality=self.quality)
-                other = replace(self, model=model, gains=_gains(parts, model), cells=_cells(parts))
+                other = replace(other, model=model, gains=_gains(parts, model), cells=_cells(parts))
             unseen.append((other, there))
             priors = self._unseen_priors(pool, judge)
             for way in ways:
@@ -291,6 +302,7 @@ class Calibration:
             "quality": self.quality,
             "model": None if self.model is None else self.model.to_json(),
             "gains": {way: table.to_json() for way, table in self.gains.items()},
+            "types": {"theta": self.types.theta, "alpha": self.types.alpha},
             "cells": {way: [[c.threshold, c.samples] for c in found] for way, found in self.cells.items()},
             "trust": {way: trust.weights.tolist() for way, trust in self.trust.items()},
             "ways": list(self.ways),
@@ -319,6 +331,7 @@ class Calibration:
             drift=None if drift is None or model is None else DriftModel.from_json(drift, model.curve),
             prompt_model=None if (found := document["prompt_model"]) is None else PromptModel.from_json(found),
             forecasts=None if (found := document.get("forecasts")) is None else Forecasts.from_json(found),
+            types=FLAT if (found := document.get("types")) is None else _types(found),
             cells={way: tuple(Cell(*one) for one in found) for way, found in document.get("cells", {}).items()},
         )
 
@@ -428,6 +441,10 @@ def _gains(parts: Sequence[Traces], model: ScoreModel) -> dict[str, GainTable]:
 def _cells(parts: Sequence[Traces]) -> dict[str, tuple[Cell, ...]]:
     """Thresholds and caps for each way that stops at the first good score."""
     return {way: cells(parts, pick, PRICES) for way, pick in CROSSING.items()}
+
+
+def _types(document: Mapping[str, Any]) -> TypePrior:
+    return TypePrior(tuple(document["theta"]), tuple(document["alpha"]))
 
 
 def _nearest(price: float) -> int:
