@@ -207,8 +207,8 @@ class Timed:
         self.seconds.append(time.process_time() - begun)
         return asked
 
-    def tell(self, handle: Any, values: Mapping[str, float]) -> None:
-        self.source.tell(handle, values)
+    def tell(self, handle: Any, values: Mapping[str, float], shown: torch.Tensor | None = None) -> None:
+        self.source.tell(handle, values, shown)
         if isinstance(self.source, FromStudy) and self.source.study.fidelity is not None:
             self.recommended.append(self.source.study.best.params)
 

@@ -100,7 +100,7 @@ def test_an_anchor_says_how_special_a_few_noises_are():
     without = torch.tensor([plain(as_images(0.9 * z), z).value for z in few])
     corrected = torch.tensor([anchored(as_images(0.9 * z), z).value for z in few])
     assert (without - expected).abs().min() > 1.0  # mostly what 64 normal draws are from a normal law
-    assert (corrected - expected).abs().max() < 0.1
+    assert (corrected - expected).abs().max() < 0.2
     assert corrected.std() < without.std() / 5
     # all of its noises are special by nothing
     assert anchored(as_images(0.9 * noise), noise).value == pytest.approx(plain(as_images(0.9 * noise), noise).value)

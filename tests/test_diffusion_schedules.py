@@ -455,6 +455,12 @@ def test_an_interrupted_search_goes_on_where_it_was(pipeline: Any, evaluation: E
     assert [t.params for t in rest.tried] == [t.params for t in whole.tried]
     with pytest.raises(InvalidInput, match="same settings"):
         search_schedule(pipeline, 4, trials=9, checkpoint=file, **given)
+    with pytest.raises(InvalidInput, match="noise_seed"):  # values of other noise cannot be compared
+        search_schedule(pipeline, 3, trials=9, checkpoint=file, noise_seed=7, **given)
+    for text in ("{", "[]"):
+        file.write_text(text)
+        with pytest.raises(InvalidInput, match="that a search wrote"):
+            search_schedule(pipeline, 3, trials=9, checkpoint=file, **given)
 
 
 def test_fewer_images_first(pipeline: Any, evaluation: Evaluation) -> None:

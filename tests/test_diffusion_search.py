@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from serving import Server
 
 pytest.importorskip("diffusers")
@@ -25,6 +28,7 @@ from suffice.adapters.diffusion import (
     search_schedule,
     skippable,
 )
+from suffice.adapters.diffusion.grid import grid
 from suffice.adapters.diffusion.solvers import CLOSEST, Choices
 from suffice.api.client import Client
 from suffice.optimizer import InvalidInput
@@ -55,6 +59,8 @@ def test_a_running_service_decides_and_remembers(tmp_path: Path, quality: Freche
         assert [dict(told[i].params) for i in range(8)] == [dict(t.params) for t in found.tried]
         assert [told[i].value for i in range(8)] == [t.judged.score.value for t in found.tried]
         assert study.best().trial.params in [t.params for t in found.tried]
+        listed = httpx.get(f"{server.url}/v1/studies/few-steps/trials/0/images").json()["images"]
+        assert [(image["name"], image["type"]) for image in listed] == [("images.png", "image/png")]
         again = search_schedule(pipeline, 3, trials=8, service=client, **given)  # its budget is spent
         assert [t.params for t in again.tried] == [t.params for t in found.tried]
         assert again.schedule.times == found.schedule.times
@@ -75,6 +81,18 @@ def test_a_flow_matching_model_is_searched(quality: Frechet, tmp_path: Path) -> 
     loaded = type(pipeline).from_pretrained(tmp_path, low_cpu_mem_usage=False)
     apply_schedule(loaded, found.schedule)
     assert torch.equal(Evaluation(loaded, quality).make(found.schedule, 8, seed=1).images, made.images)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((5, 1, 8, 8), (256, 128)), ((20, 3, 400, 200), (256, 512))])
+def test_the_picture_of_a_trial_is_small_enough(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    data = grid(images)
+    picture = Image.open(io.BytesIO(data))
+    assert picture.size == size
+    assert len(data) < 2**20
+    if shape[-1] == 8:
+        assert picture.getpixel((64, 64)) == 0  # the sixth of five
+        assert picture.getpixel((0, 0)) == round(255 * float(images[0, 0, 0, 0]))
 
 
 @pytest.mark.parametrize("flow", [False, True])

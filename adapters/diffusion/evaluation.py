@@ -21,6 +21,7 @@ from torch import Tensor
 from suffice.optimizer import InvalidInput
 
 from .apply import scheduled
+from .grid import SHOWN
 from .quality import Anchor, Frechet, Quality, Score
 from .schedule import Schedule
 
@@ -41,12 +42,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Judged:
-    """A schedule's score, of how many images, and what they took."""
+    """A schedule's score, of how many images, and what they took; ``shown``: the first of them, to look at."""
 
     score: Score
     images: int
     calls: int
     seconds: float
+    shown: Tensor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Evaluation:
         made = self.make(schedule, images, seed)
         if not bool(torch.isfinite(made.images).all()):
             raise FloatingPointError(f"some of the images are not finite: {schedule}")
-        return Judged(self.quality(made.images, made.noise), images, made.calls, made.seconds)
+        score = self.quality(made.images, made.noise)
+        return Judged(score, images, made.calls, made.seconds, made.images[:SHOWN].clone())
 
     def anchored(self, schedule: Schedule, images: Mapping[int, int]) -> Evaluation:
         """With a Fréchet distance that knows how special the noises are: by what ``schedule`` makes of them (`Anchor`).

@@ -136,7 +136,8 @@ def search_schedule(
     terminal SNR by raising ``low`` only with care. ``first`` names the schedules in common use that are tried first.
 
     ``checkpoint`` is a file that every result is written to, and that an interrupted search goes on from. With
-    ``service``, a client of a running service, its study ``name`` decides what is tried, and remembers.
+    ``service``, a client of a running service, its study ``name`` decides what is tried, and remembers; the first
+    images of every trial are attached to it, for the dashboard.
 
     Raises InvalidInput for what does not fit the pipeline.
     """
@@ -283,7 +284,7 @@ class Search:
                     source.refuse(handle, str(error))
                     show(1, str(error))
                     continue
-                source.tell(handle, self.values(tried.judged))
+                source.tell(handle, self.values(tried.judged), tried.judged.shown)
                 best = min(best, sign * tried.judged.score.value)
                 show(tried.judged.images / self.images if self.fidelity else 1, f"{self.metric} {sign * best:.4g}")
                 yield tried
@@ -308,6 +309,12 @@ class Search:
             schedule,
             Judged(Score(values[self.metric]), n, int(values.get("calls", calls)), values.get("latency", math.nan)),
         )
+
+    def basis(self) -> dict[str, Any]:
+        """What values have to have in common to be compared, beside the study's own settings."""
+        shared = ("quality", "betas", "anchor_images")
+        told = {name: value for name, value in self.provenance().items() if name in shared}
+        return {**told, "images": self.images, "noise_seed": self.noise_seed}
 
     # --- concluding ---------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,11 @@ import numpy as np
 from suffice.optimizer import InvalidInput, Stop, Study, Trial, TrialState
 
 from .evolution import AutoDiffusion, Proposer, RandomSearch, UnifiedSampling
+from .grid import grid
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .search import Search
 
 
@@ -30,8 +33,8 @@ class Source(Protocol):
         """The next configuration, and what to hand back with its values; None: enough."""
         ...
 
-    def tell(self, handle: Any, values: Mapping[str, float]) -> None:
-        """What a configuration is worth."""
+    def tell(self, handle: Any, values: Mapping[str, float], shown: Tensor | None = None) -> None:
+        """What a configuration is worth, and some of the images that it made."""
         ...
 
     def refuse(self, handle: Any, reason: str) -> None:
@@ -58,16 +61,15 @@ class FromStudy:
 
     study: Study
     file: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, search: Search, file: Path | None) -> FromStudy:
         study = search.study()
+        settings = json.loads(json.dumps({"study": study.to_json(), "basis": search.basis()}))
         if file is not None and file.exists():
-            saved = json.loads(file.read_text())
-            if saved.get("study") != json.loads(json.dumps(study.to_json())):
-                raise InvalidInput("checkpoint", "a file of a search with the same settings", str(file))
-            study.load(_reopened(Trial.from_json(t)) for t in saved["trials"])
-        return cls(study, file)
+            study.load(_reopened(Trial.from_json(t)) for t in _saved(file, settings))
+        return cls(study, file, settings)
 
     def past(self) -> list[tuple[dict[str, Any], dict[str, float]]]:
         return [(dict(t.params), dict(t.values)) for t in self.study.trials if t.state is TrialState.COMPLETED]
@@ -76,7 +78,7 @@ class FromStudy:
         step = self.study.ask()
         return None if isinstance(step, Stop) else (step, dict(step.params))
 
-    def tell(self, handle: Any, values: Mapping[str, float]) -> None:
+    def tell(self, handle: Any, values: Mapping[str, float], shown: Tensor | None = None) -> None:
         self.study.tell(handle, values)
         self._save()
 
@@ -86,10 +88,27 @@ class FromStudy:
 
     def _save(self) -> None:
         if self.file is not None:
-            saved = {"study": self.study.to_json(), "trials": [t.to_json() for t in self.study.trials]}
+            saved = {**self.settings, "trials": [t.to_json() for t in self.study.trials]}
             part = self.file.with_name(f"{self.file.name}.part")
             part.write_text(json.dumps(saved))
             part.replace(self.file)
+
+
+def _saved(file: Path, settings: Mapping[str, Any]) -> list[Any]:
+    """The trials of a checkpoint. Raises InvalidInput where it is of other settings, or none."""
+    try:
+        saved = json.loads(file.read_text())
+    except ValueError as error:
+        raise InvalidInput("checkpoint", f"a file that a search wrote ({error})", str(file)) from None
+    if not isinstance(saved, dict) or "trials" not in saved:
+        raise InvalidInput("checkpoint", "a file that a search wrote", str(file))
+    for part, wanted in settings.items():
+        before = saved.get(part) or {}
+        if changed := sorted(name for name in {*wanted, *before} if wanted.get(name) != before.get(name)):
+            expected = f"a file of a search with the same settings; others are its {', '.join(changed)}"
+            raise InvalidInput("checkpoint", expected, str(file))
+    trials: list[Any] = saved["trials"]
+    return trials
 
 
 def _reopened(trial: Trial) -> Trial:
@@ -127,7 +146,9 @@ class FromService:
         step = self.study.ask()
         return (step, dict(step.params)) if hasattr(step, "params") else None
 
-    def tell(self, handle: Any, values: Mapping[str, float]) -> None:
+    def tell(self, handle: Any, values: Mapping[str, float], shown: Tensor | None = None) -> None:
+        if shown is not None:
+            handle.attach("images.png", grid(shown))
         handle.tell(dict(values))
 
     def refuse(self, handle: Any, reason: str) -> None:
@@ -153,7 +174,7 @@ class FromProposer:
         params = self.proposer.propose(self.told)
         return params, params
 
-    def tell(self, handle: Any, values: Mapping[str, float]) -> None:
+    def tell(self, handle: Any, values: Mapping[str, float], shown: Tensor | None = None) -> None:
         sign = 1.0 if self.direction == "minimize" else -1.0
         self.told.append((handle, sign * values[self.metric]))
 
