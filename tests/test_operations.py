@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,3 +275,32 @@ def test_deployment_files_agree_with_the_command_line():
     for line in unit.splitlines():
         assert not line.strip() or re.match(r"\[(Unit|Service|Install)\]$|[A-Z][A-Za-z]+=|#", line), line
     assert os.access(root / "Dockerfile", os.R_OK)
+
+
+def program(name: str) -> str:
+    """A program of this environment or of the system; without it the test is skipped."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return found or pytest.skip(f"{name} is not installed")
+
+
+def test_the_compose_file_follows_the_specification():
+    check = [program("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    assert said([*check, DOCS.parent / "compose.yaml"]) == "ok -- validation done"
+
+
+def test_the_dockerfile_passes_its_linter():
+    assert said([program("hadolint"), DOCS.parent / "Dockerfile"]) == ""
+
+
+def test_systemd_understands_the_unit(tmp_path: Path):
+    unit = tmp_path / "suffice.service"
+    text = (DOCS / "deploy" / "suffice.service").read_text()
+    unit.write_text(text.replace("/opt/suffice/bin/suffice", sys.executable))  # which is there
+    assert said([program("systemd-analyze"), "verify", "--man=no", unit]) == ""
+
+
+def said(command: list[str | Path]) -> str:
+    """What a checker says, which must find nothing wrong."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    return done.stdout.strip()
