@@ -8,7 +8,8 @@ workers are compared with the database (`chaos_check.py`): nothing that was ackn
 was in two leases at a time, no configuration was suggested twice, every study has finished.
 
 Suggestions are random points from a stand-in for the model, which is not fitted: that would take hours over so many
-trials. Everything else is the real service. The last line is the verdict as JSON.
+trials. Everything else is the real service. With `--engine real` the engine is, too; then fewer `--tells` will do. The
+last line is the verdict as JSON.
 """
 
 from __future__ import annotations
@@ -54,13 +55,14 @@ worker.chooser, worker.HEAVY = chooser, ()
 worker.Study._learned = lambda study: None
 worker.main()
 """
-SERVICE = f"""
+SERVICE = """
 import sys
-from suffice.api.server import serve
+from suffice.api import server, workers
 from suffice.api.settings import Settings
 
+engines = {{"plain": (sys.executable, "-c", {worker!r}), "real": workers.WORKER}}
 settings = Settings(port=int(sys.argv[1]), database=sys.argv[2], sweep_seconds=0.5, log_level="error")
-serve(settings, worker=(sys.executable, "-c", {WORKER!r}))
+server.serve(settings, worker=engines[{engine!r}])
 """
 REPLICAS = 3  # on PostgreSQL
 LEASE_SECONDS = 30.0
@@ -230,6 +232,7 @@ def stored(database: str, studies: int) -> dict[str, list[dict[str, Any]]]:
 def arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--engine", choices=["plain", "real"], default="plain", help="real: models are fitted (plain)")
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--studies", type=int, default=4)
     parser.add_argument("--tells", type=int, default=20_000, help="of all studies together (20,000)")
@@ -247,7 +250,8 @@ def main(given: list[str] | None = None) -> int:
         postgres = stack.enter_context(Postgres()) if args.database == "postgresql" else None
         database = postgres.new() if postgres else f"sqlite:///{folder / 'chaos.db'}"
         replicas = REPLICAS if postgres else 1
-        services = [stack.enter_context(Served(folder, database=database, program=SERVICE)) for _ in range(replicas)]
+        program = SERVICE.format(worker=WORKER, engine=args.engine)
+        services = [stack.enter_context(Served(folder, database=database, program=program)) for _ in range(replicas)]
         for service in services:
             service.start()
         with httpx.Client(base_url=services[0].url, timeout=60) as http:
@@ -262,6 +266,7 @@ def main(given: list[str] | None = None) -> int:
         problems = check(read(folder), stored(database, args.studies), budget)
     verdict = {
         "database": args.database,
+        "engine": args.engine,
         "replicas": replicas,
         "acknowledged_tells": going.tells,
         "kills": dict(chaos.done),
