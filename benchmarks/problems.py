@@ -87,12 +87,13 @@ def _hartmann_sum(p: Params) -> Truth:
     return {VALUE: hartmann(x), "excess": float(x.sum()) - HARTMANN_SUM}
 
 
-def _bbob(function: int, seed: int) -> Problem:
-    """A function of the BBOB suite in 5 dimensions; the seed is its instance (how it is shifted and rotated)."""
+def bbob(function: int, dimension: int, seed: int) -> Problem:
+    """A function of the BBOB suite; the seed is its instance (how it is shifted and rotated)."""
     suite: Any = importlib.import_module("cocoex")
-    bare = suite.BareProblem("bbob", function, 5, 1 + seed)
+    bare = suite.BareProblem("bbob", function, dimension, 1 + seed)
     f = of_vector(lambda x: float(bare(x)))
-    return Problem(f"bbob_f{function}", f"BBOB f{function}, 5-d", box(5, -5, 5), f, optimum=float(bare.best_value()))
+    name, title = f"bbob_f{function}", f"BBOB f{function}, {dimension}-d"
+    return Problem(name, title, box(dimension, -5, 5), f, optimum=float(bare.best_value()))
 
 
 # --- real models ------------------------------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ PROBLEMS: dict[str, Callable[[int], Problem]] = {
     p.name: partial(lambda p, _: p, p) for p in (*_FIXED, *FRONTS.values(), *FIDELITIES.values())
 }
 PROBLEMS |= {"digits": partial(_digits, False), "digits_flat": partial(_digits, True)}
-PROBLEMS |= {f"bbob_f{f}": partial(_bbob, f) for f in BBOB}
+PROBLEMS |= {f"bbob_f{f}": partial(bbob, f, 5) for f in BBOB}
 
 
 def trials_of(name: str) -> int:
