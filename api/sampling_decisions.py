@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from suffice.optimizer import Draw, Enough, InvalidInput, Sampling
 from suffice.optimizer.answers import FLAT, TypePrior
+from suffice.optimizer.errors import Problem
 from suffice.optimizer.expected import RULES as EXPECTING
 from suffice.optimizer.expected import Expected
 from suffice.optimizer.sampling import EnoughReason
@@ -161,6 +162,7 @@ def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> lis
     priors = len({_prior(one) for _, one in found})
     if priors > MOST_PRIORS:
         raise InvalidInput("prompts", f"at most {MOST_PRIORS} different priors", priors)
+    _check_heard(wanted, calibration, [one for _, one in found])
     if wanted.budget is not None:
         if wanted.rule != "suffice":
             raise InvalidInput("rule", "suffice, because with a budget an answer's worth counts", wanted.rule)
@@ -170,6 +172,16 @@ def check_create(wanted: SamplingCreate, calibration: Calibration | None) -> lis
     if wanted.deadline is not None and wanted.deadline <= 0:
         raise InvalidInput("deadline", "a positive number", wanted.deadline)
     return found
+
+
+def _check_heard(options: SamplingOptions, calibration: Calibration | None, prompts: Sequence[Known]) -> None:
+    """Raises InvalidInput for a calibration that would not be heard: optscale_t asks it what features tell."""
+    if (
+        options.rule == "optscale_t"
+        and calibration is not None
+        and not any(one and "features" in one for one in prompts)
+    ):
+        raise InvalidInput("calibration", "none, with optscale_t and no features of prompts", options.calibration)
 
 
 def known(
@@ -217,9 +229,17 @@ def _told(features: Sequence[float], calibration: Calibration | None, rule: str)
     return made
 
 
-def needs_scores(definition: Mapping[str, Any], calibration: Calibration | None) -> bool:
-    """Whether every answer that is no failure has to have a score."""
-    return made(definition, calibration).scored
+def wrong_score(sampling: Sampling, answer: Any, score: float | None, where: str) -> list[Problem]:
+    """What is wrong with an answer's score: nothing, or one problem."""
+    if answer is None:
+        return []
+    if score is None:
+        return [Problem(where, SCORE, None)] if sampling.scored else []
+    try:
+        sampling.rule.check(score)
+    except InvalidInput as error:
+        return [Problem(where, error.problems[0].expected, score)]
+    return []
 
 
 def _definition(options: SamplingOptions) -> dict[str, Any]:
@@ -410,11 +430,14 @@ def decide(wanted: SamplingDecide, calibration: Calibration | None, alarm: bool 
     """The decision after the answers so far, and the pick."""
     check(wanted, calibration)
     before = known(wanted, wanted.prior, wanted.features, calibration, "")
+    _check_heard(wanted, calibration, [before])
     definition: dict[str, Any] = {**_definition(wanted), "scores": trusts(wanted, alarm)}
-    if needs_scores(definition, calibration):
-        for i, a in enumerate(wanted.answers):
-            if a.answer is not None and a.score is None:
-                raise InvalidInput(f"answers.{i}.score", SCORE, None)
+    bare = made(definition, calibration)
+    wrong = [
+        p for i, a in enumerate(wanted.answers) for p in wrong_score(bare, a.answer, a.score, f"answers.{i}.score")
+    ]
+    if wrong:
+        raise InvalidInput.of(wrong)
     draws = [Told(i, True, False, a.answer, a.score, a.tokens) for i, a in enumerate(wanted.answers)]
     sampling = made(definition, calibration, before, draws)
     step = sampling.ask()

@@ -25,18 +25,17 @@ from suffice.optimizer.errors import Problem
 from .calibration_store import CalibrationStore, watch
 from .database import Database
 from .sampling_decisions import (
-    SCORE,
     Known,
     Plan,
     PromptState,
     State,
     Told,
     made,
-    needs_scores,
     plan,
     result,
     standing,
     trusts,
+    wrong_score,
 )
 from .sampling_wire import (
     DrawOut,
@@ -275,7 +274,7 @@ class SamplingStore:
     def _addressed(self, session: Session, row: SamplingRow, answers: Sequence[ToldAnswer]) -> list[PromptRow]:
         """The prompt of each answer; raises InvalidInput for answers that the sampling cannot take."""
         calibration = None if row.calibration_id is None else self.calibrations.of(row.calibration_id)
-        scored, budget = needs_scores(row.definition, calibration), row.definition["budget"]
+        sampling, budget = made(row.definition, calibration), row.definition["budget"]
         problems: list[Problem] = []
         names = {a.prompt for a in answers if a.prompt is not None}
         prompts = {p.prompt: p for p in _named(session, row.id, names, first=row.prompts == 1)}
@@ -286,8 +285,7 @@ class SamplingStore:
                 problems.append(Problem(f"answers.{i}.prompt", expected, a.prompt))
             if a.number >= row.definition["max_samples"]:
                 problems.append(Problem(f"answers.{i}.number", "a number below max_samples", a.number))
-            if scored and a.answer is not None and a.score is None:
-                problems.append(Problem(f"answers.{i}.score", SCORE, None))
+            problems += wrong_score(sampling, a.answer, a.score, f"answers.{i}.score")
             if budget and a.tokens is None:
                 problems.append(Problem(f"answers.{i}.tokens", "its tokens, because there is a budget of them", None))
         if problems:

@@ -39,6 +39,7 @@ class OptScale0(Rule):
 
     name: ClassVar[str] = "optscale0"
     swept: ClassVar[tuple[str, ...]] = ("target", "alpha")
+    score_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     target: float = 0.95
     alpha: float = 0.95
     peek: int | None = None
@@ -64,8 +65,10 @@ class OptScale0(Rule):
         if answers.n == 0 or answers.n < n:
             return np.full((len(answers.clusters), 2), np.nan)
         scores = np.where(answers.failed[:, :n], 0.0, answers.scores[:, :n])  # a failure scores 0, as in the source
-        if np.isnan(scores).any() or scores.min() < 0 or scores.max() > 1:
-            raise InvalidInput("score", "a score in [0, 1] for every answer", float(scores.max()))
+        if np.isnan(scores).any():
+            raise InvalidInput("score", "a score for every answer", None)
+        self.check(float(scores.min()))
+        self.check(float(scores.max()))
         return np.column_stack(fit(scores, self.prior))
 
     def enough(self, evidence: Evidence, n: int) -> Enough:

@@ -65,6 +65,8 @@ class Pool:
         for i, entry in enumerate(entries):
             _check(entry, f"prompts[{i}]")
         answered = any("answer" in s for e in entries for s in e["samples"])
+        if len({"correct" in s for e in entries for s in e["samples"]}) > 1:
+            raise InvalidInput("prompts.samples", "correct in all of them, or quality", "both")
         prompts = [_recorded(e, f"prompts[{i}]", score, answered) for i, e in enumerate(entries)]
         if not prompts:
             raise InvalidInput("prompts", "at least one prompt", [])
@@ -102,7 +104,7 @@ def _check(entry: Any, where: str) -> None:
 
 def _recorded(entry: Mapping[str, Any], where: str, score: str, answered: bool) -> Recorded:
     samples = entry["samples"]
-    raw = [s.get("answer") for s in samples] if answered else list(range(len(samples)))
+    raw = [_answer(s, f"{where}.samples[{i}]") for i, s in enumerate(samples)] if answered else range(len(samples))
     return Recorded(
         id=str(entry["id"]),
         group=str(entry.get("group", "")),
@@ -124,12 +126,23 @@ def _features(values: Any, where: str) -> Float64[np.ndarray, " d"] | None:
     return np.array(values, dtype=float)
 
 
-def _truth(sample: Mapping[str, Any], where: str) -> float:
-    field = "correct" if "correct" in sample else "quality"
-    value = _number(sample, field, where)
-    if math.isnan(value):
-        raise InvalidInput(f"{where}.correct", "0 or 1, or a number in quality", None)
+def _answer(sample: Mapping[str, Any], where: str) -> str | float | None:
+    """What is voted on."""
+    value = sample.get("answer")
+    if value is not None and not isinstance(value, str):
+        finite(f"{where}.answer", value)
     return value
+
+
+def _truth(sample: Mapping[str, Any], where: str) -> float:
+    if "correct" not in sample:
+        quality = _number(sample, "quality", where)
+        if math.isnan(quality):
+            raise InvalidInput(f"{where}.correct", "0 or 1, or a number in quality", None)
+        return quality
+    if sample["correct"] not in (0, 1):  # true and false are
+        raise InvalidInput(f"{where}.correct", "0 or 1", sample["correct"])
+    return float(sample["correct"])
 
 
 def _number(sample: Mapping[str, Any], field: str, where: str) -> float:
@@ -138,6 +151,8 @@ def _number(sample: Mapping[str, Any], field: str, where: str) -> float:
         return math.nan
     if not isinstance(value, bool):
         finite(f"{where}.{field}", value)
+    if field == "tokens" and value < 0:
+        raise InvalidInput(f"{where}.tokens", "a number of at least 0", value)
     return float(value)
 
 

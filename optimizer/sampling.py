@@ -207,6 +207,8 @@ class Sampling:
                 finite(field, value)
         if score is None and answer is not None and self.scored:
             raise InvalidInput("score", "the verifier's score of the answer: the rule or the calibration uses it", None)
+        if score is not None and answer is not None:
+            self.rule.check(float(score))
         place = self._gap() if number is None else number
         if isinstance(place, bool) or not isinstance(place, int) or place < 0:
             raise InvalidInput("number", "the number of a draw, from 0", number)

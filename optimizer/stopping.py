@@ -32,6 +32,7 @@ class Rule(ABC):
 
     name: ClassVar[str]
     swept: ClassVar[tuple[str, ...]] = ()  # settings that `evidence` does not depend on
+    score_range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
 
     @abstractmethod
     def evidence(self, answers: Answers, cap: int) -> Evidence:
@@ -50,6 +51,12 @@ class Rule(ABC):
     def scored(self) -> bool:
         """Whether every answer that is no failure has to have a score."""
         return self.pick != "majority"
+
+    def check(self, score: float) -> None:
+        """Raises InvalidInput for a score that the rule cannot look at."""
+        low, high = self.score_range
+        if not low <= score <= high:
+            raise InvalidInput("score", f"a number from {low:g} to {high:g}, as {self.name} takes scores to be", score)
 
     def choose(self, answers: Answers) -> Counts:
         """The position of the answer to give, per prompt; -1 where every answer failed."""

@@ -406,6 +406,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"calibration": "fitted", "calibration_version": 99}, "calibration"),
     ({"calibration_version": 1}, "calibration_version"),
     ({"calibration": "fitted", "rule": "fixed"}, "calibration"),
+    ({"prompts": [{"id": "a", "features": [1.0]}]}, "prompts.0.features"),
+    ({"calibration": "fitted", "rule": "optscale_t"}, "calibration"),
     ({"deadline": -1}, "deadline"),
     ({"clock": 1}, "clock"),
 ]
@@ -430,6 +432,7 @@ def test_what_is_wrong_with_a_sampling_is_named(service: Service, fields: dict[s
         ({"prompts": ["a", "b"]}, {"number": 0, "answer": "a"}, "answers.0.prompt"),
         ({"calibration": "fitted", "max_samples": 8}, {"number": 0, "answer": "a"}, "answers.0.score"),
         ({"budget": {"tokens": 9}, "expected_tokens": 1}, {"number": 0, "answer": "a"}, "answers.0.tokens"),
+        ({"rule": "optscale0"}, {"number": 0, "answer": "a", "score": 1.5}, "answers.0.score"),
     ],
     ids=json.dumps,
 )
@@ -439,6 +442,10 @@ def test_what_is_wrong_with_an_answer_is_named(
     path = create(service, **fields)
     problem = tell(service, path, [answer], status=422)
     assert [p["field"] for p in problem["errors"]] == [field]
+    if field == "answers.0.score":
+        wanted = {**fields, "answers": [{name: value for name, value in answer.items() if name != "number"}]}
+        problem = service.call("POST", "/v1/samplings:decide", wanted, status=422)
+        assert [p["field"] for p in problem["errors"]] == [field]
 
 
 # --- calibrations -----------------------------------------------------------------------------------------------------

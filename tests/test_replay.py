@@ -110,6 +110,11 @@ def test_shuffled_scores_are_the_same_scores():
         ({"prompts": [{"id": 1}]}, "prompts[0]"),
         ({"prompts": [{"id": 1, "samples": [{"answer": "a"}]}]}, "prompts[0].samples[0].correct"),
         ({"prompts": [{"id": 1, "samples": [{"correct": 1, "score": "good"}]}]}, "prompts[0].samples[0].score"),
+        ({"prompts": [{"id": 1, "samples": [{"correct": 2}]}]}, "prompts[0].samples[0].correct"),
+        ({"prompts": [{"id": 1, "samples": [{"correct": "yes"}]}]}, "prompts[0].samples[0].correct"),
+        ({"prompts": [{"id": 1, "samples": [{"correct": 1}, {"quality": 0.5}]}]}, "prompts.samples"),
+        ({"prompts": [{"id": 1, "samples": [{"correct": 1, "answer": ["a"]}]}]}, "prompts[0].samples[0].answer"),
+        ({"prompts": [{"id": 1, "samples": [{"correct": 1, "tokens": -1}]}]}, "prompts[0].samples[0].tokens"),
     ],
 )
 def test_what_is_no_pool_is_told(bad: object, field: str):

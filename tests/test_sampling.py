@@ -159,6 +159,8 @@ def test_wrong_options_are_told(options: dict[str, Any], field: str):
 def test_wrong_answers_are_told():
     with pytest.raises(InvalidInput, match="score"):
         Sampling().tell("a", float("nan"))
+    with pytest.raises(InvalidInput, match="score"):
+        Sampling("optscale_t").tell("a", -0.1)
     with pytest.raises(InvalidInput, match="tokens"):
         Sampling().tell("a", tokens=True)
     with pytest.raises(InvalidInput, match="number"):
