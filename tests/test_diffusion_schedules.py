@@ -545,7 +545,19 @@ def test_baselines_search_the_same_space(evaluation: Evaluation, method: str) ->
         ({"levels": (64, 32)}, "levels"),
         ({"levels": (16, 32), "against": "calls"}, "levels"),
         ({"checkpoint": "x", "method": "random"}, "checkpoint"),
+        ({"checkpoint": "no/such/folder/x.json"}, "checkpoint"),
+        ({"images": 0}, "images"),
+        ({"confirm": 0}, "confirm"),
+        ({"confirm_images": 0}, "confirm_images"),
+        ({"batch": 0}, "batch"),
+        ({"first": ("fastest",)}, "first"),
+        ({"quality": None}, "quality"),
+        ({"anchor": 0}, "anchor"),
+        ({"anchor": 2.5}, "anchor"),
+        ({"anchor": 5, "anchor_images": "many"}, "anchor_images"),
         ({"steps": (1, 4)}, "steps"),
+        ({"steps": (2, 4)}, "steps"),
+        ({"steps": "4"}, "steps"),
         ({"low": 0.5, "high": 0.5}, "low"),
         ({"eta": (0.0, 1.0), "solvers": ["unipc"]}, "eta"),
         ({"interval": True}, "interval"),
@@ -553,7 +565,7 @@ def test_baselines_search_the_same_space(evaluation: Evaluation, method: str) ->
     ],
 )
 def test_what_does_not_fit_is_refused(pipeline: Any, evaluation: Evaluation, given: dict[str, Any], field: str) -> None:
-    arguments: dict[str, Any] = {"steps": 3, "images": 32, "trials": 3, "progress": False, **given}
+    arguments: dict[str, Any] = {"steps": 3, "images": 32, "trials": 3, "progress": False}
     with pytest.raises(InvalidInput) as error:
-        search_schedule(pipeline, quality=evaluation.quality, **arguments)
+        search_schedule(pipeline, **{**arguments, "quality": evaluation.quality, **given})
     assert error.value.problems[0].field == field

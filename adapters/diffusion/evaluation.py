@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from suffice.optimizer import InvalidInput
+from suffice.optimizer.stopping import whole
 
 from .apply import scheduled
 from .grid import SHOWN
@@ -67,6 +68,7 @@ class Evaluation:
     batch: int = 256
 
     def __post_init__(self) -> None:
+        whole("batch", self.batch)
         for name, values in self.each.items():
             if isinstance(values, str) or not len(values):
                 raise InvalidInput(f"each.{name}", "a list of values, one per image", values)

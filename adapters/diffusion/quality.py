@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -40,6 +40,7 @@ class Score:
     stderr: float | None = None
 
 
+@runtime_checkable
 class Quality(Protocol):
     """What a schedule, a solver or a sampler is judged by."""
 

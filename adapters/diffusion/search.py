@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from suffice.optimizer import Budget, Fidelity, InvalidInput, Ordinal, Space, Study
+import numpy as np
+from jaxtyping import Float64
+
+from suffice.optimizer import Budget, Fidelity, InvalidInput, NotFound, Ordinal, Space, Study
 from suffice.optimizer import known_schedules as known_times
+from suffice.optimizer.stopping import whole as at_least_one
 
 from .apply import fingerprint, training_sigmas
 from .evaluation import Evaluation, Judged
@@ -26,6 +30,10 @@ from .source import Source, source_of
 METHODS = ("bayes", "random", "autodiffusion", "usf")
 SECOND = ("calls", "latency")
 FIRST = ("quadratic", "exponential_inner", "leading", "karras_inner", "align_sdxl", "trailing", "flow_1", "flow_3")
+KNOWN = (  # the schedules in common use, of discrete times and of flow matching
+    *("trailing", "leading", "linspace", "quadratic", "align_sd", "align_sdxl", "beta"),
+    *("karras", "exponential", "karras_inner", "exponential_inner", "flow_1", "flow_3", "flow_5", "flow_7"),
+)
 APART = 0.05  # of their range: how far the times of half of those that are confirmed lie from all better ones
 OTHER_NOISE = 1  # added to the noise seed for the confirmation
 
@@ -141,6 +149,11 @@ def search_schedule(
 
     Raises InvalidInput for what does not fit the pipeline.
     """
+    others = 2 * images if confirm_images is None else confirm_images
+    for field, given in (("images", images), ("confirm", confirm), ("confirm_images", others)):
+        at_least_one(field, given)
+    if not isinstance(quality, Quality):
+        raise InvalidInput("quality", "a Quality, such as Frechet(Reference.of(photographs, features))", quality)
     flow = getattr(pipeline.scheduler, "alphas_cumprod", None) is None
     choices = Choices(
         steps,
@@ -158,8 +171,10 @@ def search_schedule(
     )
     evaluation = Evaluation(pipeline, quality, each or {}, arguments or {}, batch)
     if anchor is not None:
-        others = max(anchor_images, confirm_images or 2 * images)
-        evaluation = anchored(evaluation, anchor, {noise_seed: images, noise_seed + OTHER_NOISE: others})
+        at_least_one("anchor", anchor)
+        at_least_one("anchor_images", anchor_images)
+        both = {noise_seed: images, noise_seed + OTHER_NOISE: max(anchor_images, others)}
+        evaluation = anchored(evaluation, anchor, both)
     search = Search(
         choices,
         evaluation,
@@ -173,7 +188,7 @@ def search_schedule(
         noise_seed,
     )
     tried = tuple(search.run(source_of(search, checkpoint, service, name), progress))
-    return search.conclude(tried, confirm, confirm_images or 2 * images)
+    return search.conclude(tried, confirm, others)
 
 
 def anchored(evaluation: Evaluation, steps: int, images: Mapping[int, int]) -> Evaluation:
@@ -202,6 +217,11 @@ class Search:
     noise_seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in self.first:
+            if name not in KNOWN:
+                raise InvalidInput("first", f"names among {', '.join(KNOWN)}", name)
+        if not isinstance(self.choices.steps, int) and self.against is None:
+            raise InvalidInput("steps", 'a number, without against="calls" or "latency"', self.choices.steps)
         if self.method not in METHODS:
             raise InvalidInput("method", f"one of {', '.join(METHODS)}", self.method)
         if self.against is not None and self.against not in SECOND:
@@ -336,12 +356,12 @@ class Search:
         )
 
     def _leaders(self, tried: Sequence[Tried], count: int) -> list[Tried]:
-        """The best schedules, first of those that made the most images: half simply the best, half far from these.
+        """The best schedules: half simply the best, half far from these.
 
         What is nearly the same is fitted to the noise of the search in the same way, and would confirm itself.
         """
-        sign = 1.0 if self.evaluation.quality.direction == "minimize" else -1.0
-        ranked = sorted(tried, key=lambda t: (-t.judged.images, sign * t.judged.score.value))
+        order = np.argsort(self._losses(tried), kind="stable")
+        ranked = [tried[i] for i in order]
         different: dict[str, Tried] = {}
         for t in ranked:
             different.setdefault(str(t.schedule), t)
@@ -356,6 +376,20 @@ class Search:
         rest = (i for i in range(len(ranked)) if i not in chosen)
         chosen += [i for i, _ in zip(rest, range(count - len(chosen)), strict=False)]
         return [ranked[i] for i in sorted(chosen)]
+
+    def _losses(self, tried: Sequence[Tried]) -> Float64[np.ndarray, " n"]:
+        """What is ranked by, less is better: values, or with levels what a model of all of them expects at the last."""
+        sign = 1.0 if self.evaluation.quality.direction == "minimize" else -1.0
+        if self.fidelity is None:
+            return sign * np.array([t.judged.score.value for t in tried])
+        study = Study(self.space, self.objectives, fidelity=self.fidelity, seed=self.seed)
+        for t in tried:
+            study.add(t.params, t.judged.score.value)
+        try:
+            expected = study.predict([{**t.params, "images": self.images} for t in tried]).mean
+        except NotFound:  # too few for a model: those of the most images come first
+            expected = np.array([t.judged.score.value - sign * 1e9 * t.judged.images for t in tried])
+        return sign * expected
 
     def _front(self, tried: Sequence[Tried]) -> list[Tried]:
         """What no other beats in both objectives, from few calls to many."""

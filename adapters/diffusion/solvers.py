@@ -100,8 +100,8 @@ class Choices:
         for name in self.solvers:
             if name not in known:
                 raise InvalidInput("solvers", f"names among {', '.join(known)}", name)
-        if not isinstance(self.steps, int) and not 1 < self.steps[0] < self.steps[1]:
-            raise InvalidInput("steps", "a number, or the fewest (at least 2) and the most", list(self.steps))
+        if not _number(self.steps) and not _range(self.steps):
+            raise InvalidInput("steps", "a number, or the fewest (at least 2) and the most", self.steps)
         if self.interval and (self.guidance is None or not isinstance(self.steps, int) or self.steps < 2):
             raise InvalidInput("interval", "false, without guidance and a number of at least 2 steps", self.interval)
         if self.eta is not None and "ddim" not in self.solvers:
@@ -219,6 +219,15 @@ class Choices:
         conditions = space.conditions
         kept = {n: v for n, v in params.items() if n not in conditions or conditions[n].holds(params)}
         return space.check(kept)
+
+
+def _number(steps: Any) -> bool:
+    return isinstance(steps, int) and not isinstance(steps, bool) and steps > 0
+
+
+def _range(steps: Any) -> bool:
+    both = isinstance(steps, tuple | list) and len(steps) == 2 and all(_number(k) for k in steps)
+    return both and 1 < steps[0] < steps[1]
 
 
 def _first(p: Parameter) -> Any:

@@ -69,6 +69,8 @@ class FromStudy:
         settings = json.loads(json.dumps({"study": study.to_json(), "basis": search.basis()}))
         if file is not None and file.exists():
             study.load(_reopened(Trial.from_json(t)) for t in _saved(file, settings))
+        elif file is not None and not file.parent.is_dir():
+            raise InvalidInput("checkpoint", "a file in a folder that exists", str(file))
         return cls(study, file, settings)
 
     def past(self) -> list[tuple[dict[str, Any], dict[str, float]]]:
