@@ -2,7 +2,7 @@
 
     make bench-diffusion                              run what is missing, then report
     python -m benchmarks.diffusion run --seeds 5      ... only run; each cell once, kept as a line of JSON
-    python -m benchmarks.diffusion report             tables, and the figure of the documentation
+    python -m benchmarks.diffusion report             the tables and the figure of docs/diffusion.md
 
 All methods search the same space on the same images: 60 evaluations of 256, from noise that is the same for all methods
 of a seed. The best 8 of each then make 512 images of other noise, and the winner 2 x 1,024 of noise that nobody has
@@ -38,6 +38,8 @@ from .digit_models import ddpm_pipeline, digit_classifier, digits, flow_pipeline
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "benchmarks" / "diffusion.jsonl"
 FIGURE = ROOT / "docs" / "images" / "diffusion_search.png"
+PAGE = ROOT / "docs" / "diffusion.md"
+START, END = "<!-- tables: start -->", "<!-- tables: end -->"
 
 
 @dataclass(frozen=True)
@@ -268,12 +270,26 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield from _overhead(rows)
 
 
+def write(rows: list[dict[str, Any]], page: Path) -> None:
+    """Put the tables into a page, between its marks."""
+    before, rest = page.read_text().split(START)
+    found = "\n".join(tables(rows))
+    page.write_text(f"{before}{START}\n\n{found}\n\n{END}{rest.split(END)[1]}")
+
+
 def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield _row(
-        "setting", "method", "unseen noise: mean [each seed]", "/ default", "/ best known", "/ evolution", "search"
+        "setting",
+        "method",
+        "unseen noise: mean [each seed]",
+        "/ default",
+        "/ best known",
+        "/ evolution",
+        "search",
+        "calls",
     )
-    yield _row(*["---"] * 7)
-    for setting in SETTINGS:
+    yield _row(*["---"] * 8)
+    for setting, given in SETTINGS.items():
         reference = cells(rows, setting, "reference")
         if not reference or not cells(rows, setting, "autodiffusion"):
             continue
@@ -286,17 +302,18 @@ def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
             return [f"{value:.2f}", *(f"{value / other:.2f}" for other in beside)]
 
         beside = (default, lowest, evolution)
-        yield _row(setting, "default", *ratios(default, *beside), "")
-        yield _row("", f"best known: {best}", *ratios(lowest, *beside), "")
+        yield _row(setting, "default", *ratios(default, *beside), "", "")
+        yield _row("", f"best known: {best}", *ratios(lowest, *beside), "", "")
         for k, values in reference[0]["many"].items():
-            yield _row("", f"DPM-Solver++, {k} even steps", *ratios(float(np.mean(values)), *beside), "")
+            yield _row("", f"DPM-Solver++, {k} even steps", *ratios(float(np.mean(values)), *beside), "", "")
         for method, how in METHODS.items():
             if found := cells(rows, setting, method):
                 each = [float(np.mean(r["fresh"])) for r in found]
                 mean, *others = ratios(float(np.mean(each)), *beside)
                 listed = ", ".join(f"{v:.2f}" for v in each)
                 search = f"{np.mean([r['search'] for r in found]):.2f}"
-                yield _row("", how.name, f"**{mean}** [{listed}]", *others, search)
+                calls = f"{np.mean([r.get('calls', r['images'] * given.steps) for r in found]) / 1000:.0f}k"
+                yield _row("", how.name, f"**{mean}** [{listed}]", *others, search, calls)
 
 
 def _speed(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -378,12 +395,13 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=-1, help="how many to run at most (-1: all that are missing)")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--figure", type=Path, default=FIGURE)
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the tables are put")
     given = parser.parse_args()
     if given.command != "report":
         run(given.seeds, given.results, given.only, given.methods, given.cells)
     if given.command != "run":
         rows = read(given.results)
-        print("\n".join(tables(rows)))
+        write(rows, given.page)
         figure(rows, given.figure)
 
 

@@ -53,3 +53,11 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     lines = list(diffusion.tables(rows))
     assert all(line.count("|") == lines[0].count("|") for line in lines[:8])
     assert any("evolution (AutoDiffusion)" in line for line in lines)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{diffusion.START}\nold\n{diffusion.END}\nafter\n")
+    diffusion.write(rows, page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert all(line in text for line in lines)
