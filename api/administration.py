@@ -8,14 +8,14 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from suffice.optimizer import InvalidInput
 
 from . import backup as backups
-from .access_wire import KeyCreate, KeyOut
+from .access_wire import KeyCreate, KeyOut, ProjectCreate
 from .commands import table
 from .database import Database, migrate
 from .errors import from_pydantic
@@ -44,11 +44,7 @@ def create_key(database: str, args: Namespace) -> Answer:
     """The secret alone goes to standard output, for scripts."""
     fields = ("project", "role", "name", "days", "tokens_per_day", "requests_per_minute")
     given = {name: getattr(args, name) for name in fields if getattr(args, name) is not None}
-    try:
-        wanted = KeyCreate(**given)
-    except ValidationError as error:
-        raise InvalidInput.of(from_pydantic(error.errors())) from None
-    made = _keys(database).create(wanted)
+    made = _keys(database, new=True).create(_checked(KeyCreate, **given))
 
     def show() -> None:
         print(made.secret)
@@ -84,7 +80,8 @@ def revoke_key(database: str, args: Namespace) -> Answer:
 
 
 def create_project(database: str, args: Namespace) -> Answer:
-    made = _keys(database).create_project(args.name)
+    wanted = _checked(ProjectCreate, name=args.name)
+    made = _keys(database, new=True).create_project(wanted.name)
     return _plain(made), lambda: print(f"made {made.name}")
 
 
@@ -119,10 +116,24 @@ ACTIONS: Mapping[str, Callable[[str, Namespace], Answer]] = {
 }  # fmt: skip
 
 
-def _keys(database: str) -> KeyStore:
+def _keys(database: str, *, new: bool = False) -> KeyStore:
+    """Those of a database, which may be new only where something is made."""
+    if not new:
+        backups.there(database)
     opened = Database(database)
     migrate(opened)
     return KeyStore(opened)
+
+
+Wanted = TypeVar("Wanted", bound=BaseModel)
+
+
+def _checked(kind: type[Wanted], **given: Any) -> Wanted:
+    """What is wanted, as it is checked over HTTP. Raises InvalidInput."""
+    try:
+        return kind(**given)
+    except ValidationError as error:
+        raise InvalidInput.of(from_pydantic(error.errors())) from None
 
 
 def _plain(data: BaseModel) -> dict[str, Any]:

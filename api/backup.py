@@ -13,11 +13,9 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from suffice.optimizer import Conflict, InvalidInput
 
-from .database import HEAD, MIGRATIONS
+from .database import HEAD, MIGRATIONS, address
 
 PAGES = 2048  # that are copied at a time; writers get their turn in between
 PAUSE = 0.002  # seconds
@@ -37,8 +35,9 @@ class Copied:
 def backup(database: str, file: Path, *, replace: bool = False) -> Copied:
     """Copy the database into a file. Raises InvalidInput for what is no SQLite, Conflict where the file exists."""
     source = _path(database)
-    if not source.is_file():
-        raise InvalidInput("database", "a database file that is there", database)
+    there(database)
+    if not file.parent.is_dir():
+        raise InvalidInput("file", "a file in a folder that is there", str(file))
     if file.exists() and not replace:
         raise Conflict(f"{file} exists already")
     return _copy(source, file)
@@ -51,6 +50,8 @@ def restore(file: Path, database: str, *, replace: bool = False) -> Copied:
     there already, unless it is to be replaced, or is in use.
     """
     target = _path(database)
+    if not target.parent.is_dir():
+        raise InvalidInput("database", "a file in a folder that is there", database)
     _look(file)
     if target.exists():
         if not replace:
@@ -62,8 +63,15 @@ def restore(file: Path, database: str, *, replace: bool = False) -> Copied:
     return copied
 
 
+def there(database: str) -> None:
+    """Raises InvalidInput for an SQLite database that is none yet: opening it would make one."""
+    url = address(database)
+    if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).is_file():
+        raise InvalidInput("database", "a database file that is there", database)
+
+
 def _path(database: str) -> Path:
-    url = make_url(database)
+    url = address(database)
     if url.get_backend_name() != "sqlite" or not url.database:
         shown = url.render_as_string(hide_password=True)
         raise InvalidInput("database", "sqlite:///FILE (pg_dump and pg_restore are PostgreSQL's own)", shown)

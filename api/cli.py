@@ -105,7 +105,6 @@ def run(args: argparse.Namespace) -> int:
 def serve(args: argparse.Namespace) -> int:
     """Run the service, or the gateway alone, until it is interrupted."""
     try:
-        from pydantic import ValidationError
         from sqlalchemy.exc import DatabaseError
 
         from suffice.optimizer import InvalidInput
@@ -121,11 +120,6 @@ def serve(args: argparse.Namespace) -> int:
         settings = Settings.read(args.settings, **given)
     except InvalidInput as error:
         print(f"suffice {args.command}: {error}", file=sys.stderr)
-        return 2
-    except ValidationError as error:
-        for problem in error.errors():
-            flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
-            print(f"suffice {args.command}: {flag}: {problem['msg']}, got {problem['input']!r}", file=sys.stderr)
         return 2
     try:
         (serve_app if args.command == "serve" else serve_gateway)(settings)

@@ -98,13 +98,18 @@ class Database:
         self.engine.dispose()
 
 
-def connect(url: str) -> Engine:
-    """An engine for ``url``. Raises InvalidInput for what is neither PostgreSQL nor a file of SQLite."""
+def address(url: str) -> URL:
+    """``url`` in its parts. Raises InvalidInput."""
     try:
-        parsed = make_url(url)
+        return make_url(url)
     except (ArgumentError, ValueError):
         shown = "something with a password" if "@" in url or "password" in url else url
         raise InvalidInput("database", EXPECTED, shown) from None
+
+
+def connect(url: str) -> Engine:
+    """An engine for ``url``. Raises InvalidInput for what is neither PostgreSQL nor a file of SQLite."""
+    parsed = address(url)
     match parsed.get_backend_name():
         case "sqlite":
             return _sqlite(parsed)
@@ -122,6 +127,8 @@ def _shown(url: URL) -> str:
 def _sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise InvalidInput("database", "a database file: the service and its engine workers share it", _shown(url))
+    if not url.database.startswith("file:") and not Path(url.database).parent.is_dir():
+        raise InvalidInput("database", "a file in a folder that is there", _shown(url))
     engine = create_engine(url, pool_size=20, max_overflow=30, json_deserializer=_read_json)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

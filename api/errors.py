@@ -36,6 +36,13 @@ from .wire import FieldProblem, ProblemOut
 
 MAX_PROBLEMS = 100  # reported per answer
 ALTERNATIVES = ("str", "bool", "int", "float", "[key]")  # how Pydantic names the types it tried for a field
+STARTS = {  # of Pydantic's messages, as they go on after "expected"
+    "Input should be ": "",
+    "Value should be ": "",
+    "String should have ": "",
+    "List should have ": "",
+    "String should match pattern ": "text of the pattern ",
+}
 KINDS = ("literal[", "constrained-", "dict[", "list[", "union[")  # and those that have parts of their own
 log = logging.getLogger("suffice.api")
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="suffice"'}
@@ -177,8 +184,8 @@ def _expectation(error: Mapping[str, Any]) -> str:
         case "extra_forbidden":
             return "no such field"
         case _:
-            for start in ("Input should be ", "Value should be "):
-                message = message.removeprefix(start)
+            for start, meant in STARTS.items():
+                message = message.replace(start, meant, 1) if message.startswith(start) else message
             return message
 
 

@@ -23,11 +23,13 @@ from .front import Front, loopback
 from .keys import KeyRing, KeyStore
 from .limits import Spending
 from .metrics import Metrics
-from .settings import Settings
+from .settings import Settings, unknown_variables
 from .workers import WORKER
 
 if TYPE_CHECKING:
     from .gateway import Gateway
+
+log = logging.getLogger("suffice.api")
 
 
 def serve(settings: Settings, worker: Sequence[str] = WORKER) -> None:
@@ -78,6 +80,8 @@ def _check_exposure(settings: Settings, ring: KeyRing | None) -> None:
 
 
 def _run(app: FastAPI | Front, settings: Settings) -> None:
+    for name in unknown_variables():
+        log.warning("the environment has %s, which is no setting", name)
     listener = _listen(settings)
     with suppress(KeyboardInterrupt):
         Server(app, lambda: _say("ready"), settings).run(sockets=[listener])

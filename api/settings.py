@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, SettingsConfigDict
 from pydantic_settings import PydanticBaseSettingsSource as Source
 
 from suffice.optimizer import InvalidInput
+
+from .errors import from_pydantic
+
+ELSEWHERE = {"SUFFICE_SETTINGS", "SUFFICE_URL", "SUFFICE_API_KEY"}  # variables that are no settings of the service
 
 
 class Settings(BaseSettings):
@@ -40,9 +45,14 @@ class Settings(BaseSettings):
 
     @classmethod
     def read(cls, file: Path | None, **given: Any) -> Self:
-        """What is ``given``, else in the environment, else in the file. Raises InvalidInput, and pydantic's errors."""
-        if file is None:
-            return cls(**given)
+        """What is ``given``, else in the environment, else in the file. Raises InvalidInput."""
+        try:
+            return cls(**given) if file is None else cls._filed(file, given)
+        except ValidationError as error:
+            raise InvalidInput.of(from_pydantic(error.errors())) from None
+
+    @classmethod
+    def _filed(cls, file: Path, given: dict[str, Any]) -> Self:
         try:
             document = tomllib.loads(file.read_text())
         except OSError as error:
@@ -63,3 +73,9 @@ class Settings(BaseSettings):
                 return init_settings, env_settings, InitSettingsSource(settings_cls, document)
 
         return cast("Self", Filed(**given))
+
+
+def unknown_variables() -> list[str]:
+    """Variables of the environment that look like settings and are none: misspelled ones, or Kubernetes' own."""
+    known = {f"SUFFICE_{name.upper()}" for name in Settings.model_fields} | ELSEWHERE
+    return sorted(name for name in os.environ if name.startswith("SUFFICE_") and name.upper() not in known)

@@ -4,6 +4,7 @@ After a change that is meant: `python tests/test_api_openapi.py` writes it anew.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,14 @@ def test_every_route_is_described(openapi: dict[str, Any]):
                     assert schema == {"$ref": "#/components/schemas/ProblemOut"}, (method, path, status)
             if "{name}" in path:
                 assert "404" in operation["responses"], (method, path)
+
+
+def test_no_text_in_an_address_may_hold_what_postgresql_cannot_keep(openapi: dict[str, Any]):
+    for path, operations in openapi["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["in"] == "path" and parameter["schema"]["type"] == "string":
+                    assert not re.fullmatch(parameter["schema"]["pattern"], "a\0b"), path
 
 
 def test_every_reference_leads_somewhere(openapi: dict[str, Any]):

@@ -275,7 +275,41 @@ def test_serve_prints_its_address_and_ends_when_told(tmp_path: Path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("words", [("--port", "99999"), ("--log-level", "loud")])
-def test_serve_refuses_wrong_settings_by_name(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--port", "99999"), "port: expected less than or equal to 65535, got 99999"),
+        (("--log-level", "loud"), "log_level: expected 'critical', 'error', 'warning', 'info' or 'debug', got 'loud'"),
+        (("--database", "sqlite:////nowhere/a.db"), "database: expected a file in a folder that is there"),
+    ],
+)
+def test_serve_refuses_wrong_settings_by_name(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]):
     assert main(["serve", *words]) == 2
-    assert words[0] in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("projects", "create", ""), "name: expected text of the pattern"),
+        (("projects", "create", "a/b"), "name: expected text of the pattern"),
+        (("keys", "list", "--database", "sqlite:///none.db"), "database: expected a database file that is there"),
+        (("keys", "create", "--role", "worker", "--days", "0"), "days: expected greater than 0, got 0.0"),
+        (("backup", "nowhere/a.db"), "file: expected a file in a folder that is there, got 'nowhere/a.db'"),
+        (("backup", "a.db", "--database", "garbage"), "database: expected sqlite:///FILE or postgresql"),
+        (("restore", "here.db", "--database", "sqlite:///nowhere/a.db"), "database: expected a file in a folder"),
+    ],
+)
+def test_what_is_done_with_the_database_names_what_is_wrong(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SUFFICE_DATABASE", "sqlite:///here.db")
+    assert main(["projects", "create", "first"]) == 0
+    assert main(list(words)) == 2
+    assert said in capsys.readouterr().err
+    assert {file.name.partition("-")[0] for file in tmp_path.iterdir()} == {"here.db"}

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from suffice.api.app import create_app
 from suffice.api.server import Server
-from suffice.api.settings import Settings
+from suffice.api.settings import Settings, unknown_variables
 from suffice.api.wire import Report, StudyExport, TrialAdd
 from suffice.optimizer import InvalidInput
 
@@ -202,14 +202,25 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("port = ", "TOML"), ("prot = 1", "prot"), ("port = -1", "port"), (None, "can be read")],
+    [
+        ("port = ", "settings: expected TOML"),
+        ("prot = 1", "prot: expected no such field, got 1"),
+        ("port = -1", "port: expected greater than or equal to 0, got -1"),
+        (None, "can be read"),
+    ],
 )
 def test_a_wrong_file_of_settings_is_refused(tmp_path: Path, text: str | None, message: str):
     file = tmp_path / "suffice.toml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises((InvalidInput, ValueError), match=message):
+    with pytest.raises(InvalidInput, match=message):
         Settings.read(file)
+
+
+def test_variables_that_are_no_settings_are_named(monkeypatch: pytest.MonkeyPatch):
+    for name in ("SUFFICE_WORKRES", "SUFFICE_URL", "SUFFICE_SETTINGS", "SUFFICE_PORT"):
+        monkeypatch.setenv(name, "1")
+    assert unknown_variables() == ["SUFFICE_WORKRES"]
 
 
 # --- export and import ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from suffice.api.deps import PartsDep
+from suffice.api.deps import Name, PartsDep
 from suffice.optimizer import NotFound
 
 from .assets import asset, page
@@ -39,17 +39,17 @@ async def new_study() -> Response:
 
 
 @router.get("/studies/{name}")
-async def study(parts: PartsDep, name: str) -> Response:
+async def study(parts: PartsDep, name: Name) -> Response:
     return _page("study", "Study", await _status(parts, name), data=f"/v1/dashboard/studies/{name}")
 
 
 @router.get("/studies/{name}/trials/{number}")
-async def trial(parts: PartsDep, name: str, number: int) -> Response:
+async def trial(parts: PartsDep, name: Name, number: int) -> Response:
     return _page("trial", "Trial", await _status(parts, name), data=f"/v1/studies/{name}/trials/{number}")
 
 
 @router.get("/studies/{name}/analyses")
-async def analyses(parts: PartsDep, name: str) -> Response:
+async def analyses(parts: PartsDep, name: Name) -> Response:
     return _page("analyses", "Analyses", await _status(parts, name), policy=LOOSE)
 
 
@@ -85,7 +85,7 @@ async def icon(request: Request) -> Response:
     return await file(request, "", "icon.svg")
 
 
-async def _status(parts: PartsDep, name: str) -> int:
+async def _status(parts: PartsDep, name: Name) -> int:
     """404 for a study that is not there; the page then says so."""
     try:
         await run_in_threadpool(parts.study, name)

@@ -16,7 +16,7 @@ from suffice.api.deps import Cursor, Limit, MaxWait, Name, Parts, PartsDep, Rout
 from suffice.api.errors import problems
 from suffice.api.images import names_of
 from suffice.api.tables import StudyRow, TrialRow
-from suffice.api.wire import State
+from suffice.api.wire import NO_NUL, State
 from suffice.optimizer import InvalidInput, NotFound, Objective
 
 from . import summary
@@ -26,7 +26,6 @@ from .wire import ContourOut, Curve, CurvesOut, Overview, SlicesOut, StudyLine, 
 router = Router(prefix="/v1/dashboard", tags=["dashboard"])
 CURVES = 60  # trials whose reports are shown
 MOST_SLICES = 12
-NO_NUL = "^[^\\x00]*$"  # PostgreSQL has no texts with one in it
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets take for the beginning of one
 
 

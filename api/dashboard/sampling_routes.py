@@ -14,11 +14,11 @@ from suffice.api import sampling_decisions
 from suffice.api.deps import Cursor, Limit, PartsDep, Router, read_cursor, write_cursor
 from suffice.api.errors import problems
 from suffice.api.sampling_decisions import posterior_out
+from suffice.api.samplings import Id
 from suffice.api.tables import DrawRow, PromptRow, SamplingRow
-from suffice.api.wire import StopOut
+from suffice.api.wire import NO_NUL, StopOut
 from suffice.optimizer import Draw, Enough, InvalidInput, NotFound, Sampling
 
-from .routes import NO_NUL
 from .wire import (
     BelievedAnswer,
     DecisionLine,
@@ -38,7 +38,6 @@ from .wire import (
 router = Router(prefix="/v1/dashboard", tags=["dashboard"])
 BINS = 10
 SHOWN = 8  # answers of a posterior
-Id = Annotated[str, Path(max_length=32, description="The sampling's id")]
 Fact = tuple[int, int, float, Mapping[str, Any] | None]  # sampling, answers told, tokens, stop
 
 
@@ -216,7 +215,9 @@ def _decision(record: dict[str, Any]) -> DecisionLine:
 
 
 @router.get("/decisions/{id}/replay", responses=problems(404, 422), summary="A decision of the gateway, step by step")
-def replay_decision(request: Request, parts: PartsDep, id: Annotated[str, Path(max_length=200)]) -> ReplayOut:
+def replay_decision(
+    request: Request, parts: PartsDep, id: Annotated[str, Path(max_length=200, pattern=NO_NUL)]
+) -> ReplayOut:
     """As for a sampling's prompt, by the configured policy: what a single request asked for beside it is not kept."""
     from suffice.api.gateway_config import DEFAULTS, Wishes, sampling_of
 
