@@ -106,6 +106,9 @@ class Calibration:
     forecasts: Forecasts | None = None
     cells: Mapping[str, tuple[Cell, ...]] = field(default_factory=dict[str, tuple[Cell, ...]])
     types: TypePrior = FLAT  # of prompts of which nothing else is known, for the confidence in votes
+    _last: dict[str, Any] = field(
+        default_factory=dict[str, Any], repr=False, compare=False
+    )  # a decision asks repeatedly
 
     @classmethod
     def fit(
@@ -212,10 +215,19 @@ class Calibration:
     def _stated(
         self, answers: Answers, way: str, prior: TypePrior = FLAT
     ) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
-        if self.model is None or way == VOTES:
+        """As the model states it; ways by score share it. What was stated last is kept."""
+        by_votes = self.model is None or way == VOTES
+        last = self._last.get("stated")
+        if last is not None and last[0] is answers and last[1:3] == (by_votes, prior):
+            found: tuple[np.ndarray, np.ndarray] = last[3]
+            return found
+        if self.model is None or by_votes:
             posterior = vote_posterior(max(answers.n, HORIZON), self._believed(prior))
-            return posterior.probabilities(answers.votes, answers.failed.sum(1))
-        return self.model.probabilities(answers, prior)
+            found = posterior.probabilities(answers.votes, answers.failed.sum(1))
+        else:
+            found = self.model.probabilities(answers, prior)
+        self._last["stated"] = (answers, by_votes, prior, found)
+        return found
 
     def _believed(self, prior: TypePrior) -> TypePrior:
         """The prior that a prompt's own, which may be flat, becomes with what labelled answers say of prompts."""
