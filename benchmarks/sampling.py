@@ -41,6 +41,7 @@ RESULTS = ROOT / "docs" / "benchmarks" / "sampling.json"
 OURS = "suffice"
 PROMPT_FEATURES = "prompt features"
 CEILINGS = "ceilings"
+SLOW = ("OptScale-0", "OptScale-0, authors' code", "BEACON", "Pandora", "adaptive consistency, weighted")
 DRAWS = 200
 CELL_PRICES = np.geomspace(0.3, 1e-6, 40)
 
@@ -179,10 +180,15 @@ class Points:
         return Frontier.of(np.append(self.samples @ w, 1.0), np.append(self.accuracy @ w, single))
 
 
-def measure(task: Task, folder: Path) -> dict[str, Any]:
-    """All families on one task: points, frontiers and what is read off them."""
+def measure(task: Task, folder: Path, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All families on one task: points, frontiers and what is read off them.
+
+    With the results of ``before``, slow rivals keep theirs: neither their code nor their draws have changed.
+    """
     pool, cap = task.load(folder), task.max_samples
     groups = families(cap, task.score is not None)
+    kept = {} if before is None else {name: row for name, row in before["rows"].items() if name in SLOW}
+    groups = {name: group for name, group in groups.items() if name not in kept}
     rules = [r for _, members in groups.values() for r in members]
     found: dict[str, Points] = {}
     prompts = len(pool.prompts)
@@ -209,7 +215,7 @@ def measure(task: Task, folder: Path) -> dict[str, Any]:
                 extra["drift"].append(sampling_drift.measure(calibration, chosen[1], cap, split))
             if not calibration.quality:
                 extra["ece"].extend(stated(calibration, chosen[1], cap))
-    return {"prompts": prompts, **read_off(pool, found, cap), **summary(extra)}
+    return {"prompts": prompts, **read_off(pool, found, cap, kept), **summary(extra)}
 
 
 def put(found: dict[str, Points], name: str, outcomes: Sequence[Any], test: np.ndarray, splits: int) -> None:
@@ -231,8 +237,8 @@ def best_cells(outcomes: Sequence[Any]) -> list[int]:
     return [int((accuracy - price * samples).argmax()) for price in CELL_PRICES]
 
 
-def read_off(pool: Pool, found: dict[str, Points], cap: int) -> dict[str, Any]:
-    """T1, T2 and the area of each family, with differences to the best rival and their intervals."""
+def read_off(pool: Pool, found: dict[str, Points], cap: int, kept: dict[str, Any]) -> dict[str, Any]:
+    """T1, T2 and the area of each family, with differences to the best rival and their intervals; ``kept`` are rows."""
     ids = [p.id for p in pool.prompts]
     single = np.array([p.truth.mean() for p in pool.prompts])
     even = np.full(len(ids), 1.0 / len(ids))
@@ -262,9 +268,12 @@ def read_off(pool: Pool, found: dict[str, Points], cap: int) -> dict[str, Any]:
         }
         for name, p in found.items()
     }
-    compare = {}
+    rows |= kept
+    compare: dict[str, Any] = {}
     for name in ("adaptive consistency", "OptScale-0", "OptScale-0, authors' code"):
-        if name in found:
+        if name in kept:
+            compare[name] = {"equal_value": equal_value(rows, name)}
+        elif name in found:
             compare[name] = {
                 "T1": ratio([(b[OURS][0], b[name][0]) for b in boot], now[OURS][0], now[name][0]),
                 "T2": ratio([(b[OURS][1], b[name][1]) for b in boot], now[OURS][1], now[name][1]),
@@ -388,6 +397,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="?", choices=("run", "report"), default="run")
     parser.add_argument("--pools", type=Path, help="the folder with the pools")
     parser.add_argument("--only", help=f"tasks, of {', '.join(TASKS)}")
+    parser.add_argument("--again", action="store_true", help="keep what slow rivals did before: ours has changed")
     parser.add_argument("--orders", type=int, help="random orders, in place of each task's own number")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the results file")
     args = parser.parse_args(argv)
@@ -395,7 +405,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command == "run":
         if args.pools is None:
             parser.error("--pools: expected the folder with the pools")
-        results["timings"] = timings()
+        results["timings"] = results.get("timings") if args.again else timings()
         for name in args.only.split(",") if args.only else (*TASKS, PROMPT_FEATURES, CEILINGS):
             if name == PROMPT_FEATURES:
                 results[name] = prompt_features.measure(TASKS["gpqa_8"].load(args.pools), 8, args.orders or 60)
@@ -405,7 +415,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             task = TASKS[name] if args.orders is None else replace(TASKS[name], orders=args.orders)
             started = time.monotonic()
-            results[name] = measure(task, args.pools)
+            results[name] = measure(task, args.pools, results.get(name) if args.again else None)
             print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
             save(results, args.out)
         save(results, args.out)
