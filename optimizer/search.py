@@ -29,6 +29,7 @@ SCALES = (0.1, 0.02, 0.004)  # of the steps from incumbents
 RESTARTS = 8
 MOVED = 20  # parameters that are drawn anew in a candidate inside a box, on average
 TOLERANCE = 1e-6  # in the logarithm of an acquisition: what a last step of a climb may still gain
+DIFFERENCE = 1e-7  # of a column, over which the slope of a constraint is taken
 ROUNDS = 5  # of discrete moves with polishing in between
 
 
@@ -291,32 +292,37 @@ def _inside(
 def _constrained_climb(acquisition: Acquisition, space: Space, x: Row, columns: np.ndarray, box: Box) -> Row:
     if not len(columns) or space.slacks(x[None]) is None:
         return x
+    low, high = box.low[columns], box.high[columns]
 
-    def at(z: np.ndarray) -> Row:
-        row = x.copy()
-        row[columns] = np.clip(z, box.low[columns], box.high[columns])
-        return row
+    def at(Z: np.ndarray) -> Cube:
+        rows = np.tile(x, (len(Z), 1))
+        rows[:, columns] = np.clip(Z, low, high)
+        return rows
 
     def loss(z: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = acquisition(at(z)[None])
+        value, gradient = acquisition(at(z[None]))
         return -float(value[0]), -gradient[0, columns]
 
-    def slack(z: np.ndarray) -> np.ndarray:
-        parts = space.slacks(at(z)[None])
+    def slacks(Z: np.ndarray) -> np.ndarray:  # a row for every row of Z, a column for every inequality
+        parts = space.slacks(at(Z))
         assert parts is not None
-        finite = np.concatenate(parts)
-        return np.nan_to_num(finite, nan=-1e6, posinf=1e6, neginf=-1e6) - 1e-9
+        return np.nan_to_num(np.stack(parts, axis=1), nan=-1e6, posinf=1e6, neginf=-1e6) - 1e-9
+
+    def slopes(z: np.ndarray) -> np.ndarray:  # by differences into the box, all in one call
+        steps = np.where(z + DIFFERENCE > high, -DIFFERENCE, DIFFERENCE)
+        S = slacks(np.concatenate([z[None], z + np.diag(steps)]))
+        return ((S[1:] - S[0]) / steps[:, None]).T
 
     result = minimize(
         loss,
         x[columns],
         jac=True,
         method="SLSQP",
-        bounds=list(zip(box.low[columns], box.high[columns], strict=True)),
-        constraints=[{"type": "ineq", "fun": slack}],
+        bounds=list(zip(low, high, strict=True)),
+        constraints=[{"type": "ineq", "fun": lambda z: slacks(z[None])[0], "jac": slopes}],
         options={"maxiter": 60},
     )
-    return space.snap(at(result.x)[None])[0] if np.isfinite(result.x).all() else x
+    return space.snap(at(result.x[None]))[0] if np.isfinite(result.x).all() else x
 
 
 def _last_feasible(space: Space, start: Row, end: Row) -> Row:

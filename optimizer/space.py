@@ -23,6 +23,7 @@ from jaxtyping import Float64, Int64
 from .errors import InvalidInput, Problem
 from .expression import Expression, Formula
 from .parameters import KINDS, Bool, Categorical, Constant, Float, Int, Ordinal, Parameter
+from .ranges import unscale
 from .timesteps import TimeSteps
 
 __all__ = ["Bool", "Categorical", "Constant", "Float", "Int", "Ordinal", "Parameter", "Params", "Space", "TimeSteps"]
@@ -179,8 +180,11 @@ class Space:
         return self._satisfied(values, self._active(values, len(X)), len(X))
 
     def slacks(self, X: Cube) -> list[Float64[np.ndarray, " n"]] | None:
-        """How far each inequality is satisfied (>= 0: holds); None where a constraint is not a plain inequality."""
-        values = self._split(X)
+        """How far each inequality is satisfied (>= 0: holds); None where a constraint is not a plain inequality.
+
+        Numbers are taken as they are in the cube, between the steps of their grid, so that slacks change smoothly.
+        """
+        values = self._between(X)
         active = self._active(values, len(X))
         named = self._named(values)
         result: list[np.ndarray] = []
@@ -254,6 +258,15 @@ class Space:
 
     def _split(self, X: Cube) -> Batch:
         return self._with_fixed({name: p.from_unit(X[:, self._slices[name]]) for name, p in self.parameters.items()})
+
+    def _between(self, X: Cube) -> Batch:
+        """Like `_split`, but numbers are not rounded to their grid."""
+        numbers = {
+            name: unscale(X[:, self._slices[name]][:, 0], p.low, p.high, p.log)
+            for name, p in self.parameters.items()
+            if isinstance(p, Float | Int)
+        }
+        return self._with_fixed(self._split(X) | numbers)
 
     def _with_fixed(self, values: Batch) -> Batch:
         for name, number in self._fixed_numbers.items():

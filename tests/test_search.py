@@ -56,6 +56,14 @@ def test_linear_and_nonlinear_constraints_bind_at_the_maximum() -> None:
     np.testing.assert_allclose(x, [0.75, 0.25], atol=1e-3)
 
 
+def test_a_constraint_on_whole_numbers_binds_at_the_maximum() -> None:
+    space = Space(n=Int(1, 5000, log=True), m=Int(1, 500), constraints=["n * m <= 3200"])
+    target = space.encode([{"n": 90, "m": 300}])[0]
+    every = space.encode([{"n": n, "m": m} for n in range(1, 400) for m in range(1, min(500, 3200 // n) + 1)])
+    found = search(space, hill(target))
+    assert hill(target)(found[None])[0][0] == pytest.approx(hill(target)(every)[0].max(), abs=1e-4)
+
+
 def test_constraints_that_are_no_inequalities_are_kept_too() -> None:
     space = Space(x=Float(0, 1), y=Float(0, 1), constraints=["x <= 0.2 or y <= 0.2"])
     x = search(space, hill(np.array([0.9, 0.6])))
