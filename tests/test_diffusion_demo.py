@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,9 +33,10 @@ def test_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr(diffusion, "CONFIRM_IMAGES", 16)
     monkeypatch.setattr(diffusion, "FRESH_IMAGES", 16)
     monkeypatch.setattr(diffusion, "TRIALS", 6)
-    small = {"random": {}, "bayes": {}, "bayes, few": {"images": 8}, "bayes, levels": {"levels": (8, 16)}}
-    small |= {"autodiffusion": {}, "bayes, anchored": {"images": 8, "anchor": 16}}
-    methods = {n: replace(diffusion.METHODS[n], **{"trials": 6, "images": 16, **given}) for n, given in small.items()}
+    small: dict[str, dict[str, Any]] = {"autodiffusion": {}, "bayes": {}, "bayes, few": {"images": 8}}
+    small |= {"bayes, levels": {"levels": (8, 16)}, "bayes, anchored": {"images": 8, "anchor": 16}}
+    plain: dict[str, Any] = {"trials": 6, "images": 16}
+    methods = {name: replace(diffusion.METHODS[name], **{**plain, **given}) for name, given in small.items()}
     monkeypatch.setattr(diffusion, "METHODS", methods)
     results, figure = tmp_path / "results.jsonl", tmp_path / "figure.png"
     diffusion.run(1, results, None, tuple(methods), -1)

@@ -566,6 +566,7 @@ def test_baselines_search_the_same_space(evaluation: Evaluation, method: str) ->
 )
 def test_what_does_not_fit_is_refused(pipeline: Any, evaluation: Evaluation, given: dict[str, Any], field: str) -> None:
     arguments: dict[str, Any] = {"steps": 3, "images": 32, "trials": 3, "progress": False}
+    arguments |= {"quality": evaluation.quality, **given}
     with pytest.raises(InvalidInput) as error:
-        search_schedule(pipeline, **{**arguments, "quality": evaluation.quality, **given})
+        search_schedule(pipeline, **arguments)
     assert error.value.problems[0].field == field

@@ -106,8 +106,9 @@ def test_a_search_with_an_anchor_ranks_schedules_by_few_images(quality: Frechet,
     plain = [judge.judge(t.schedule, 16).score.value for t in found.tried]
     error = np.subtract([t.judged.score.value for t in found.tried], truth)
     assert np.abs(error).mean() < 0.5 * np.abs(np.subtract(plain, truth)).mean()
+    given["quality"] = Reward(lambda images: images.flatten(1).mean(1))
     with pytest.raises(InvalidInput, match="anchor"):
-        search_schedule(pipeline, 3, anchor=8, **{**given, "quality": Reward(lambda images: images.flatten(1).mean(1))})
+        search_schedule(pipeline, 3, anchor=8, **given)
 
 
 @pytest.mark.parametrize("flow", [False, True])
