@@ -6,8 +6,8 @@
 Eight problems on data that scikit-learn brings or makes, cross-validated with fixed folds: exact, but jagged, with
 integers, log scales and categoricals. Every peer is asked for the next configuration while the others' results are
 outstanding; results come back in the order of the asks. Nobody is told whether the objective is exact. Appends a line
-per run to `docs/benchmarks/workers.jsonl` and goes on where it stopped; prints the table of docs/benchmarks.md: 0 is the
-best value that any run found, 1 the median of random search.
+per run to `docs/benchmarks/workers.jsonl` and goes on where it stopped; prints the table of docs/benchmarks.md, where 0
+is the best value that any run found, and 1 the median of random search.
 """
 
 from __future__ import annotations
