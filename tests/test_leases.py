@@ -1,12 +1,17 @@
 """Leases against a small model: whatever workers do, in whatever order, nothing is lost, doubled or miscounted."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from live import Bench, check_counters, result, token
 
 from suffice.api.batches import Given
@@ -33,16 +38,15 @@ class Workers(RuleBasedStateMachine):
 
     held = Bundle("held")  # trials as workers got them, stale ones too
 
-    def __init__(self) -> None:
+    def __init__(self, place: str) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.bench = Bench(Path(self.folder.name), lease_seconds=LEASE, max_retries=RETRIES)
+        self.bench = Bench(place, lease_seconds=LEASE, max_retries=RETRIES)
         self.now = 0.0
         self.trials: dict[int, Expected] = {}
 
     def teardown(self) -> None:
+        self.bench.store.delete(self.bench.id)
         self.bench.database.close()
-        self.folder.cleanup()
 
     def lapse(self) -> None:
         for trial in self.trials.values():
@@ -154,7 +158,14 @@ class Workers(RuleBasedStateMachine):
         check_counters(self.bench)
 
 
-TestWorkers = Workers.TestCase
-TestWorkers.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+def test_workers_get_what_the_model_says(database: str):
+    class Here(Workers):
+        def __init__(self) -> None:
+            super().__init__(database)
+
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
+    )
