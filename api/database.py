@@ -140,15 +140,19 @@ def _postgresql(url: URL) -> Engine:
     if find_spec("psycopg") is None:
         raise InvalidInput("database", "an SQLite file, or PostgreSQL with suffice[postgres] installed", url.drivername)
     lock_timeout = f"-c lock_timeout={int(BUSY_SECONDS * 1000)}"
-    options: dict[str, Any] = {**CONNECTION, **url.query}
+    options: dict[str, Any] = unsaid(url)
     options["options"] = f"{url.query.get('options', '')} {lock_timeout}".strip()
-    options["prepare_threshold"] = (
-        None  # psycopg's own way ends with DEALLOCATE ALL, also of what `pipeline.py` prepared
-    )
+    # psycopg's own way of preparing statements ends with DEALLOCATE ALL: also of what `pipeline.py` prepared
+    options["prepare_threshold"] = None
     url = url.set(drivername="postgresql+psycopg")
     engine = create_engine(url, pool_size=POSTGRESQL_CONNECTIONS, max_overflow=0, connect_args=options)
     event.listen(engine, "checkout", _refuse_closed)
     return engine
+
+
+def unsaid(url: URL) -> dict[str, str]:
+    """What an address leaves to us of `CONNECTION`."""
+    return {name: value for name, value in CONNECTION.items() if name not in url.query}
 
 
 def _refuse_closed(connection: Any, _record: Any, _proxy: Any) -> None:

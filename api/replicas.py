@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import make_url
 
+from .database import unsaid
+
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
@@ -53,6 +55,7 @@ class Replicas:
     def __init__(self, database: str) -> None:
         url = make_url(database).set(drivername="postgresql")
         self._address = url.render_as_string(hide_password=False)
+        self._options = {**unsaid(url), "application_name": f"suffice replica {os.getpid()}"}
         self.owned: set[int] = set()
         self._connection: AsyncConnection[Any] | None = None  # what holds the locks
 
@@ -123,8 +126,8 @@ class Replicas:
     async def _connect(self) -> AsyncConnection[Any]:
         from psycopg import AsyncConnection
 
-        name = f"suffice replica {os.getpid()}"
-        return await AsyncConnection.connect(self._address, autocommit=True, application_name=name)
+        options: Any = self._options
+        return await AsyncConnection.connect(self._address, autocommit=True, **options)
 
     async def _close(self) -> None:
         self.owned.clear()

@@ -620,6 +620,21 @@ def test_an_address_that_is_refused_is_shown_without_its_password(url: str):
     assert "secret" not in str(refused.value)
 
 
+def test_what_an_address_says_of_a_connection_is_kept(new_postgres: Callable[[], str]):
+    said = "keepalives_idle=7&application_name=mine&options=-cstatement_timeout%3D12345"
+    database = Database(f"{new_postgres()}&{said}")
+    with database.engine.connect() as connection:
+        shown = [
+            connection.exec_driver_sql(f"SHOW {name}").scalar()
+            for name in ("application_name", "statement_timeout", "lock_timeout")
+        ]
+        driver: Any = connection.connection.driver_connection
+        known = driver.info.get_parameters()
+    assert shown == ["mine", "12345ms", "30s"]
+    assert (known["keepalives_idle"], known["keepalives_count"]) == ("7", "3")
+    database.close()
+
+
 def test_deleting_a_study_leaves_nothing_of_it(bench: Bench):
     other = bench.create("other")
     bench.tell(bench.take())
