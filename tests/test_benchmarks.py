@@ -2,11 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks import plots, report, results
+from benchmarks import bbob, plots, report, results, workers
 from benchmarks.__main__ import SETS, command
 from benchmarks.functions import HARTMANN_BEST
 from benchmarks.peers import Cannot
@@ -330,3 +332,47 @@ def test_the_lists_agree():
     assert len({key(job) for job in jobs}) == len(jobs)
     assert VALUE == "value"
     assert {name for name, _ in SPECIAL} | set(ONLY) <= set(PEERS)
+
+
+def test_ranks_on_bbob_are_of_medians_over_common_seeds_and_ties_share_theirs() -> None:
+    scores: bbob.Scores = {
+        ("a", 1, 2): {0: 1.0, 1: 3.0, 2: 99.0},
+        ("b", 1, 2): {0: 2.0, 1: 2.0},
+        ("c", 1, 2): {0: 0.5, 1: 0.5},
+        ("a", 20, 5): {0: 1.0},
+        ("b", 20, 5): {0: 2.0},
+        ("c", 20, 5): {0: 3.0},
+    }
+    np.testing.assert_array_equal(bbob.ranks(scores, ["a", "b", "c"], 1, 2), [2.5, 2.5, 1.0])
+    assert bbob.ranks(scores, ["a", "b", "c"], 2, 2) is None
+    table = bbob.tables(scores, ["a", "b", "c"], [2, 5])
+    assert "| 2 dimensions | 1 | 2.50 | 2.50 | 1.00 |" in table
+    assert "| multimodal, weak structure | 1 | 1.00 | 2.00 | 3.00 |" in table
+    assert "| all | 2 | 1.75 | 2.25 | 2.00 |" in table
+    assert "| first | 2 | 1 | 0 | 1 |" in table
+
+
+def test_workers_are_asked_before_they_are_told_and_told_in_order() -> None:
+    problem = next(p for p in workers.problems() if p.name == "SVM, classes")
+    calls: list[str] = []
+
+    class Spy:
+        def __init__(self) -> None:
+            self.peer = workers.PEERS["suffice"](problem, 0)
+
+        def ask(self) -> tuple[Any, Params]:
+            trial, params = self.peer.ask()
+            calls.append(f"ask {trial.number}")
+            return trial, params
+
+        def tell(self, trial: Any, value: float) -> None:
+            calls.append(f"tell {trial.number}")
+            self.peer.tell(trial, value)
+
+    values = workers.optimise(Spy(), replace(problem, trials=6), workers=2)
+    assert calls[:5] == ["ask 0", "ask 1", "tell 0", "ask 2", "tell 1"]
+    assert calls[-2:] == ["tell 4", "tell 5"]
+    assert len(values) == 6
+    assert all(0 <= value < 1 for value in values)
+    runs = {("suffice", problem.name): {0: [0.5, 0.2]}, ("random", problem.name): {0: [0.4, 0.6], 1: [0.6, 0.6]}}
+    assert "| SVM, classes | 0.00 | 1.00 |" in workers.table(runs, ["suffice", "random"])
