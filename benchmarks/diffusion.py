@@ -305,7 +305,13 @@ def _distances(rows: list[dict[str, Any]]) -> Iterator[str]:
         yield _row(setting, "default", *ratios(default, *beside), "", "")
         yield _row("", f"best known: {best}", *ratios(lowest, *beside), "", "")
         for k, values in reference[0]["many"].items():
-            yield _row("", f"DPM-Solver++, {k} even steps", *ratios(float(np.mean(values)), *beside), "", "")
+            yield _row(
+                "",
+                f"{'Euler' if given.flow else 'DPM-Solver++'}, {k} even steps",
+                *ratios(float(np.mean(values)), *beside),
+                "",
+                "",
+            )
         for method, how in METHODS.items():
             if found := cells(rows, setting, method):
                 each = [float(np.mean(r["fresh"])) for r in found]
