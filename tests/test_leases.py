@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -156,6 +157,28 @@ class Workers(RuleBasedStateMachine):
         }
         assert all(len(t.measurements) == (t.state == "COMPLETED") for t in trials)
         check_counters(self.bench)
+
+
+@pytest.mark.parametrize("jump", [-86_400.0, 86_400.0])
+def test_a_clock_that_is_set_loses_and_doubles_nothing(database: str, jump: float):
+    """Leases end late or early by as much. A token is good until someone else has the trial."""
+    bench = Bench(database, lease_seconds=LEASE)
+    kept, lost, late = bench.take(), bench.take(), bench.take()
+    bench.tell(kept, 1.0)
+    bench.clock.advance(jump)
+    assert bench.leases.heartbeat(bench.id, lost.number, token(lost)).state == "RUNNING"
+    assert bench.tell(late, 2.0)[1]
+    bench.clock.advance(LEASE + 1)
+    assert bench.leases.sweep() == [bench.id]
+    (again,) = bench.ask()
+    assert (again.number, again.attempts) == (lost.number, 2)
+    with pytest.raises(LeaseLost):
+        bench.tell(lost, 3.0)
+    assert bench.tell(again, 4.0)[1]
+    values = [[m.value for m in t.measurements] for t in bench.store.trials(bench.id, -1, None)]
+    assert values == [[1.0], [4.0], [2.0]]
+    check_counters(bench)
+    bench.database.close()
 
 
 def test_workers_get_what_the_model_says(database: str):
