@@ -40,7 +40,7 @@ from .peers import suffice_parameter
 from .problem import VALUE, Dim, Params, Problem, choice, real, whole
 from .run import ROOT
 
-WORST = 1e3  # the value of what diverges
+WORST = 10.0  # the value of what diverges, in standard deviations of y or in nats
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------
@@ -63,7 +63,10 @@ def _tuned(
     def loss(params: Params) -> dict[str, float]:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            scores = cross_val_score(model(params), X, y, cv=folds, scoring=scoring, error_score=-WORST)
+            try:
+                scores = cross_val_score(model(params), X, y, cv=folds, scoring=scoring, error_score=-WORST)
+            except ValueError:  # when every fold fails
+                return {VALUE: WORST}
         value = 1.0 - scores.mean() if scoring == "accuracy" else min(-scores.mean(), WORST)
         return {VALUE: float(value)}
 

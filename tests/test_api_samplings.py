@@ -795,7 +795,7 @@ def test_features_tell_the_price_of_an_answer_and_optscale_t_its_scores(service:
     said = {**priced, "expected_tokens": 50.0, "answers": [], "features": [1.0, 0.5]}
     assert service.call("POST", "/v1/samplings:decide", said)["cost"] == 5e-4, "what the caller says stays"
 
-    answers = [{"answer": "a", "score": 0.6}, {"answer": "b", "score": 0.7}]
+    answers: list[dict[str, Any]] = [{"answer": "a", "score": 0.6}, {"answer": "b", "score": 0.7}]
     chosen = {"target": 0.8, "alpha": 0.9}
     wanted = {"rule": "optscale_t", "calibration": "looking", "settings": chosen}
     for features in ([0.5, 1.0], [0.5, 0.0]):
