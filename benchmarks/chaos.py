@@ -66,7 +66,7 @@ server.serve(settings, worker=engines[{engine!r}])
 """
 REPLICAS = 3  # on PostgreSQL
 LEASE_SECONDS = 30.0
-PATIENCE = 300.0  # seconds that a request may stay without an answer; an engine that is killed loads its model code anew
+PATIENCE = 300.0  # seconds without an answer; an engine that is killed loads its models' code anew
 
 
 @dataclass

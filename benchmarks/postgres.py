@@ -42,8 +42,9 @@ class Postgres:
 
     def drop_connections(self) -> int:
         """Cut every connection, as a network that fails would, and wait for that; returns how many there were."""
-        query = "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE backend_type = 'client backend' "
-        return int(self.execute(query + "AND pid <> pg_backend_pid()")[0][0])
+        others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        query = f"SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity WHERE {others}"
+        return int(self.execute(query)[0][0])
 
     def restart(self) -> None:
         """Stop the server at once, with everyone who uses it, and start it again."""

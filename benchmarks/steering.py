@@ -142,7 +142,7 @@ def learned(reward: str, among: int = 1) -> Worth:
 
 
 def svdd(seeds: Sequence[int]) -> Iterator[Job]:
-    """Fixed M, and M adapted by BEACON's rule or by what gains are worth; then both with candidates that promise most."""
+    """Fixed M, and M adapted by BEACON's rule or by what gains are worth; then with candidates that promise most."""
     denoiser = Denoiser.from_pipeline(ddpm_pipeline(), STEPS)
     for seed in seeds:
         for reward, unit in SPREAD.items():
