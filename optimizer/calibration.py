@@ -314,7 +314,7 @@ class Calibration:
             "quality": self.quality,
             "model": None if self.model is None else self.model.to_json(),
             "gains": {way: table.to_json() for way, table in self.gains.items()},
-            "types": {"theta": self.types.theta, "alpha": self.types.alpha},
+            "types": {"theta": list(self.types.theta), "alpha": list(self.types.alpha)},
             "cells": {way: [[c.threshold, c.samples] for c in found] for way, found in self.cells.items()},
             "trust": {way: trust.weights.tolist() for way, trust in self.trust.items()},
             "ways": list(self.ways),

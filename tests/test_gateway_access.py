@@ -242,7 +242,8 @@ def test_a_rate_lets_a_minutes_requests_through_and_then_one_at_a_time(limited: 
 
 @pytest.mark.parametrize("per_minute", [1, 7, 59, 61, 7001])
 def test_a_minutes_requests_are_as_many_as_the_key_says(limited: Callable[[int], Limited], per_minute: int):
-    assert limited(per_minute).take(per_minute + 10).count(None) == per_minute
+    keys = limited(per_minute)  # at the end one process may hold some when the other one has none left
+    assert keys.take(per_minute + 500).count(None) == per_minute
 
 
 def test_processes_take_a_seconds_worth_of_a_rate_at_a_time(
