@@ -36,7 +36,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
-from .peers import suffice_parameter
+from .peers import optuna_value, suffice_parameter
 from .problem import VALUE, Dim, Params, Problem, choice, real, whole
 from .run import ROOT
 
@@ -206,6 +206,8 @@ class Suffice:
 
 
 class Optuna:
+    """Conditions as Optuna's users write them; of a flat space, as in `peers.py`, GPSampler makes less here."""
+
     def __init__(self, problem: Problem, seed: int, sampler: str) -> None:
         import optuna
 
@@ -218,16 +220,8 @@ class Optuna:
         params: Params = {}
         for d in self.problem.dims:
             if d.only_if is None or params[d.only_if[0]] in d.only_if[1]:
-                params[d.name] = self._suggest(trial, d)
+                params[d.name] = optuna_value(trial, d)
         return trial, params
-
-    @staticmethod
-    def _suggest(trial: Any, d: Dim) -> Any:
-        if d.kind == "choice":
-            return trial.suggest_categorical(d.name, list(d.options))
-        if d.kind == "int":
-            return trial.suggest_int(d.name, int(d.low), int(d.high), log=d.log)
-        return trial.suggest_float(d.name, d.low, d.high, log=d.log)
 
     def tell(self, trial: Any, value: float) -> None:
         self.study.tell(trial, value)

@@ -26,7 +26,7 @@ from .errors import InvalidInput
 from .expected import Expected
 from .inducing import MeanFunction
 from .pool import Pool
-from .prompts import EXACT, SIGNAL, Columns, Rows, Values, learned, mean_from_json, mean_to_json, unit
+from .prompts import EXACT, SIGNAL, Columns, Rows, Values, learned, unit
 
 FEWEST = 8  # prompts that know a statistic, to predict it
 
@@ -97,7 +97,7 @@ class Forecast:
         return {
             "low": self.low.tolist(),
             "high": self.high.tolist(),
-            "mean": mean_to_json(self.mean),
+            "mean": None if self.mean is None else self.mean.to_json(),
             "signal": self.signal,
             "centre": self.centre,
             "scale": self.scale,
@@ -108,7 +108,8 @@ class Forecast:
     def from_json(cls, document: Mapping[str, Any]) -> Forecast:
         low, high = (np.array(document[name], dtype=float) for name in ("low", "high"))
         numbers = (float(document[name]) for name in ("signal", "centre", "scale", "sd"))
-        return cls(low, high, mean_from_json(document["mean"], len(low)), *numbers)
+        mean = None if (found := document["mean"]) is None else MeanFunction.from_json(found)
+        return cls(low, high, mean, *numbers)
 
 
 @dataclass(frozen=True, eq=False)

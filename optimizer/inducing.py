@@ -12,7 +12,9 @@ pivoted Cholesky factorisation (Burt, Rasmussen and van der Wilk 2020, arXiv 200
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -36,6 +38,23 @@ class MeanFunction:
     def __call__(self, X: Float64[np.ndarray, "m d"]) -> Float64[np.ndarray, " m"]:
         found: Float64[np.ndarray, " m"] = self.mean + self.kernel.covariance(X, self.points) @ self.weights
         return found
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "variance": self.kernel.signal,
+            "inverse_lengthscales": self.kernel.inverse_lengthscales.tolist(),
+            "points": self.points.tolist(),
+            "weights": self.weights.tolist(),
+            "mean": self.mean,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> MeanFunction:
+        """The inverse of `to_json`."""
+        inverse = np.array(document["inverse_lengthscales"], dtype=float)
+        points = np.array(document["points"], dtype=float).reshape(-1, len(inverse))
+        weights = np.array(document["weights"], dtype=float)
+        return cls(Kernel(float(document["variance"]), inverse), points, weights, float(document["mean"]))
 
 
 def condition(

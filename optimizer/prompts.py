@@ -28,7 +28,6 @@ from .answers import FLAT, THETAS, TypePrior
 from .errors import InvalidInput
 from .fitting import Prior, fit
 from .inducing import MeanFunction, condition
-from .kernel import Kernel
 from .models import Data, FitError, GaussianProcess, Hyperparameters
 
 EXACT = 2000  # prompts up to which the process is exact
@@ -128,38 +127,16 @@ class PromptModel:
             "high": self.high.tolist(),
             "centre": self.centre,
             "shape": [self.shape.stretch, self.shape.spread, self.shape.flat],
-            "mean": mean_to_json(self.mean),
+            "mean": None if self.mean is None else self.mean.to_json(),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> PromptModel:
         """The model that ``to_json`` wrote."""
         low = np.array(document["low"], dtype=float)
-        mean = mean_from_json(document["mean"], len(low))
+        mean = None if (found := document["mean"]) is None else MeanFunction.from_json(found)
         high, shape = np.array(document["high"], dtype=float), Shape(*document["shape"])
         return cls(mean, document["signal"], low, high, document["centre"], shape)
-
-
-def mean_to_json(mean: MeanFunction | None) -> dict[str, Any] | None:
-    """A posterior mean as JSON."""
-    if mean is None:
-        return None
-    return {
-        "variance": mean.kernel.signal,
-        "inverse_lengthscales": mean.kernel.inverse_lengthscales.tolist(),
-        "points": mean.points.tolist(),
-        "weights": mean.weights.tolist(),
-        "mean": mean.mean,
-    }
-
-
-def mean_from_json(document: Mapping[str, Any] | None, dimensions: int) -> MeanFunction | None:
-    """The posterior mean that ``mean_to_json`` wrote."""
-    if document is None:
-        return None
-    kernel = Kernel(float(document["variance"]), np.array(document["inverse_lengthscales"], dtype=float))
-    points = np.array(document["points"], dtype=float).reshape(-1, dimensions)
-    return MeanFunction(kernel, points, np.array(document["weights"], dtype=float), float(document["mean"]))
 
 
 def type_prior(mean: float, shape: Shape) -> TypePrior:
