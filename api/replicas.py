@@ -75,6 +75,8 @@ class Replicas:
     async def _listen(self, heard: Callable[[News], None]) -> None:
         self._connection = await self._connect()
         async with await self._connect() as connection:
+            # for what comes along with the answer to LISTEN, before the socket is watched
+            connection.add_notify_handler(lambda notification: heard(News(**json.loads(notification.payload))))
             await connection.execute(f"LISTEN {CHANGES}; LISTEN {WANTED}".encode())
             arrived, loop, socket = asyncio.Event(), asyncio.get_running_loop(), connection.fileno()
             loop.add_reader(socket, arrived.set)  # once: psycopg's own way does so for every notification
