@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from suffice.optimizer import decide
+from suffice.optimizer import Sampling, decide
 from suffice.optimizer.answers import Answers
 from suffice.optimizer.calibration import PRICES, Calibration
 from suffice.optimizer.frontier import Frontier
@@ -37,6 +37,7 @@ from suffice.optimizer.stopping import Rule, rule
 from . import prompt_features, sampling_ceilings, sampling_drift
 
 ROOT = Path(__file__).parents[1]
+OWN_POOL = Path(__file__).parent / "pools" / "digits.json.gz"
 RESULTS = ROOT / "docs" / "benchmarks" / "sampling.json"
 OURS = "suffice"
 PROMPT_FEATURES = "prompt features"
@@ -330,8 +331,7 @@ def stated(calibration: Calibration, pool: Pool, cap: int) -> list[tuple[float, 
         for n in sorted({round(x) for x in np.geomspace(1, part.cap, 6)}):
             answers = part.answers.first(n)
             p, _ = calibration.probabilities(answers, way)
-            raw, _ = calibration._stated(answers, way)
-            position = calibration.position(answers, way, raw)
+            position = calibration.position(answers, way)
             kept = position >= 0
             cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
             pairs = np.column_stack([p[rows, cluster], part.truth[rows, np.maximum(position, 0)]])
@@ -363,14 +363,12 @@ def summary(extra: dict[str, Any]) -> dict[str, Any]:
 
 
 def timings() -> dict[str, float]:
-    """CPU seconds of building the largest table, and of a decision after 16 answers."""
+    """CPU seconds of building the largest table, and of a decision after 16 answers: by votes, and by scores."""
     vote_table.cache_clear()
     started = time.process_time()
     vote_table(64)
     table = time.process_time() - started
     told = list("aabbaabbabcaabcd")
-    from suffice.optimizer import Sampling
-
     sampling = Sampling(max_samples=64, price=1e-4)
     for answer in told:
         sampling.tell(answer)
@@ -382,7 +380,26 @@ def timings() -> dict[str, float]:
     started = time.process_time()
     for _ in range(200):
         decide(told, max_samples=64, price=1e-4)
-    return {"table": table, "decision": decision, "stateless": (time.process_time() - started) / 200}
+    stateless = (time.process_time() - started) / 200
+    return {"table": table, "decision": decision, "stateless": stateless, "scored": _scored_decision()}
+
+
+def _scored_decision() -> float:
+    """CPU seconds of a decision after 16 scored answers, by the posterior of the pool in the repository."""
+    pool = Pool.of(json.loads(gzip.decompress(OWN_POOL.read_bytes())))
+    calibration = Calibration.fit(pool, 32)
+    price = PRICES[calibration.ways.index("posterior")]
+    samplings: list[Sampling] = []
+    for prompt in pool.prompts[:200]:
+        sampling = Sampling(max_samples=32, price=price, calibration=calibration)
+        for cluster, score in zip(prompt.clusters[:16].tolist(), prompt.scores[:16].tolist(), strict=True):
+            sampling.tell(*((None,) if cluster < 0 else (cluster, score)))
+        samplings.append(sampling)
+    samplings[0].ask()
+    started = time.process_time()
+    for sampling in samplings:
+        sampling.ask()
+    return (time.process_time() - started) / len(samplings)
 
 
 def save(results: dict[str, Any], out: Path) -> None:

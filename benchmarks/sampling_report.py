@@ -197,6 +197,7 @@ def _speed(timings: dict[str, float], tasks: dict[str, Any]) -> list[str]:
     rows = [
         ["a decision after 16 answers", f"{1e6 * timings['decision']:.0f} µs"],
         ["the same, stateless", f"{1e6 * timings['stateless']:.0f} µs"],
+        ["a decision after 16 scored answers", f"{1e6 * timings['scored']:.0f} µs"],
         ["the table for 64 answers, once per process", f"{timings['table']:.2f} s"],
         ["a calibration with scores", f"{min(fits):.1f} to {max(fits):.1f} s" if fits else "-"],
     ]

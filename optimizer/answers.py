@@ -80,7 +80,7 @@ class Answers:
 
     def within(self, cluster: Counts) -> Bool[np.ndarray, "r n"]:
         """Which answers lie in the prompt's given cluster."""
-        return np.take_along_axis(self.one_hot, cluster[:, None, None], axis=2)[:, :, 0]
+        return self.clusters == cluster[:, None]
 
     @cached_property
     def leader(self) -> Counts:

@@ -9,8 +9,10 @@ pick is worth more than the stop. The stated confidence is calibrated on prompts
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,6 +38,7 @@ from .stopping import Enough, Evidence, Rule, Suffice, positive, whole
 
 SCHEMA = 2  # of the JSON form
 PRICES = tuple(float(p) for p in np.geomspace(0.3, 1e-7, 44))
+BETWEEN = tuple(float(np.sqrt(high * low)) for high, low in pairwise(PRICES))
 LEAST = 2e-7  # what an answer is worth at least: with next to no price only the budget stops
 POSTERIOR = "posterior"
 VOTES = "votes"  # by votes alone: the lookahead of lookahead.py and the majority
@@ -182,7 +185,7 @@ class Calibration:
     ) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
         """P(this cluster is right), as calibrated for the one that is picked, and P(none seen is right)."""
         p, none = self._stated(answers, way, prior)
-        position = self.position(answers, way, p)
+        position = self.position(answers, way, prior)
         if way not in self.trust:
             return p, none
         rows, there = np.arange(len(p)), position >= 0
@@ -206,12 +209,6 @@ class Calibration:
             return None
         return float(self.drift.evidence(Answers.of(answers, scores), scores=by_score)[0])
 
-    def position(self, answers: Answers, way: str, p: Float64[np.ndarray, "r k"]) -> Counts:
-        """The position of the answer to give."""
-        if way == POSTERIOR:
-            return member(answers, p.argmax(1))
-        return PICKS[PICKED[way]](answers)
-
     def _stated(
         self, answers: Answers, way: str, prior: TypePrior = FLAT
     ) -> tuple[Float64[np.ndarray, "r k"], PerPrompt]:
@@ -228,6 +225,19 @@ class Calibration:
             found = self.model.probabilities(answers, prior)
         self._last["stated"] = (answers, by_votes, prior, found)
         return found
+
+    def position(self, answers: Answers, way: str, prior: TypePrior = FLAT) -> Counts:
+        """The position of the answer to give. What was found last is kept."""
+        last = self._last.get("position")
+        if last is not None and last[0] is answers and last[1:3] == (way, prior):
+            kept: Counts = last[3]
+            return kept
+        if way == POSTERIOR:
+            position = member(answers, self._stated(answers, way, prior)[0].argmax(1))
+        else:
+            position = PICKS[PICKED[way]](answers)
+        self._last["position"] = (answers, way, prior, position)
+        return position
 
     def _believed(self, prior: TypePrior) -> TypePrior:
         """The prior that a prompt's own, which may be flat, becomes with what labelled answers say of prompts."""
@@ -378,15 +388,14 @@ class Calibrated(Rule):
         return (self.name, id(self.calibration), self.way, self.prior)
 
     def choose(self, answers: Answers) -> Counts:
-        p, _ = self.calibration._stated(answers, self.way, self.prior)
-        return self.calibration.position(answers, self.way, p)
+        return self.calibration.position(answers, self.way, self.prior)
 
     def evidence(self, answers: Answers, cap: int) -> Evidence:
         """The gain per answer, and the largest gain, of drawing on."""
         c = self.calibration
         assert c.model is not None
         p, none = c._stated(answers, self.way, self.prior)
-        x = features(answers, c.model, p, none, c.position(answers, self.way, p))
+        x = features(answers, c.model, p, none, c.position(answers, self.way, self.prior))
         index, most = c.gains[PICKED[self.way]].per_answer(x, min(cap, c.max_samples) - answers.n)
         return np.column_stack([np.maximum(index, LEAST), most])
 
@@ -460,8 +469,8 @@ def _types(document: Mapping[str, Any]) -> TypePrior:
 
 
 def _nearest(price: float) -> int:
-    """The place of a price among PRICES."""
-    return int(np.abs(np.log(np.array(PRICES) / max(price, 1e-12))).argmin())
+    """The place of the price among PRICES that is nearest in proportion."""
+    return bisect_left(BETWEEN, -price, key=lambda p: -p)
 
 
 def _folds(pool: Pool, seed: int) -> Int64[np.ndarray, " p"]:
@@ -505,7 +514,7 @@ def _stated(
         for n in sorted({round(x) for x in np.geomspace(1, part.cap, 8)}) if len(rows) else ():
             answers = those.answers.first(n)
             p, _ = calibration._stated(answers, way, prior)
-            position = calibration.position(answers, way, p)
+            position = calibration.position(answers, way, prior)
             there = position >= 0
             cluster = np.maximum(answers.clusters[rows, np.maximum(position, 0)], 0)
             features.append(confidence_features(p[rows, cluster], answers)[there])

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -183,8 +184,7 @@ class Sampling:
 
     def ask(self) -> Draw | Enough:
         """How many more answers to draw, or why that is enough."""
-        answers = self.answers
-        decision = self._decide(answers)
+        decision = self._decide(Standing(self, self.answers))
         if isinstance(decision, Draw):
             self._issued += decision.count
         return decision
@@ -243,20 +243,20 @@ class Sampling:
     @property
     def pick(self) -> Hashable | None:
         """The answer to give; None while there is none."""
-        position = self._position(self.answers)
-        return None if position < 0 else self._told[position].answer
+        position = self.pick_number
+        return None if position is None else self._told[position].answer
 
     @property
     def pick_number(self) -> int | None:
         """The number of the draw whose answer is picked."""
-        position = self._position(self.answers)
+        position = Standing(self, self.answers).position
         return None if position < 0 else position
 
     @property
     def posterior(self) -> Posterior:
         """Which answer is right, as far as is known."""
         answers = self.answers
-        p, none = self._probabilities(answers)
+        p, none = Standing(self, answers).probabilities
         names: dict[int, Hashable] = {}
         for i, cluster in enumerate(answers.clusters[0]):
             if cluster != FAILURE:
@@ -277,9 +277,7 @@ class Sampling:
         """
         if not isinstance(self.rule, Suffice):
             raise InvalidInput("rule", "suffice: no other rule knows what an answer is worth", self.rule.name)
-        answers = self.answers
-        votes = tuple(int(v) for v in answers.ranked[0] if v) if answers.n else ()
-        return self._outlook(answers, votes).index, self._next_tokens()
+        return Standing(self, self.answers).outlook.index, self._next_tokens()
 
     # --- JSON ---
 
@@ -329,12 +327,11 @@ class Sampling:
 
     # --- deciding ---
 
-    def _decide(self, answers: Answers) -> Draw | Enough:
-        n, confidence = answers.n, self._confidence(answers)
-        votes = tuple(int(v) for v in answers.ranked[0] if v) if n else ()
+    def _decide(self, standing: Standing) -> Draw | Enough:
+        n, confidence = standing.answers.n, standing.confidence
         known = isinstance(self.rule, Suffice)
-        ahead = self._outlook(answers, votes) if known else NOTHING
-        gain, cost = (ahead.index, self.cost) if known else (None, self.cost)
+        ahead = standing.outlook if known else NOTHING
+        gain, cost = (ahead.index, standing.cost) if known else (None, standing.cost)
 
         def stop(reason: EnoughReason, message: str) -> Enough:
             return Enough(reason, message, gain, cost, samples=n, confidence=confidence)
@@ -346,66 +343,52 @@ class Sampling:
         if n and self.target is not None and confidence >= self.target:
             return stop(EnoughReason.TARGET, f"the pick is right with probability {confidence:.3f}")
         if n and known:
-            found = self._vote_stop(answers, votes, ahead)
+            found = self._vote_stop(standing)
             if found is not None:
                 return stop(*found)
-        elif n and bool(self.rule.enough(self.rule.evidence(answers, self.max_samples), n)[0]):
+        elif n and bool(self.rule.enough(self.rule.evidence(standing.answers, self.max_samples), n)[0]):
             return stop(EnoughReason.RULE, f"{self.rule.name} asks for no more")
-        count = max(self._count(answers, votes), self.batch)
+        count = max(self._count(standing), self.batch)
         out = self._issued - n
         return Draw(max(min(count, self.max_samples - n) - out, 0), self._issued, n, confidence, gain, cost)
 
-    @property
-    def _way(self) -> Calibrated | None:
-        """How the calibration picks and stops at the present price; None: by votes alone."""
-        if self.calibration is None:
-            return None
-        found = self.calibration.rule(self.cost or PRICES_FROM, scores=self.scores, prior=self.prior)
-        return None if isinstance(found, Suffice) else cast("Calibrated", found)
-
-    def _outlook(self, answers: Answers, votes: Votes) -> Outlook:
-        """What drawing on is worth."""
-        if answers.n >= self.max_samples:
-            return NOTHING
-        way = self._way
-        if way is None or not answers.n:
-            return vote_outlook(votes, int(answers.failed.sum()), self.max_samples, self.prior)
-        return way.outlook(answers, self.max_samples)
-
-    def _vote_stop(self, answers: Answers, votes: Votes, ahead: Outlook) -> tuple[EnoughReason, str] | None:
-        left = self.max_samples - answers.n
-        if self._way is None and votes and lead(votes) > left:
+    def _vote_stop(self, standing: Standing) -> tuple[EnoughReason, str] | None:
+        votes, ahead, cost = standing.votes, standing.outlook, standing.cost
+        left = self.max_samples - standing.answers.n
+        if standing.way is None and votes and lead(votes) > left:
             return EnoughReason.SETTLED, f"{left} more answers cannot change the pick"
-        if self._pays(votes, ahead):
+        if self._pays(standing):
             return None
-        _, none = self._probabilities(answers)
+        _, none = standing.probabilities
         if none > 0.5:
             return EnoughReason.UNSOLVABLE, f"no answer seen is right with probability {none:.3f}, and more hardly help"
-        if self.cost is not None and ahead.index <= self.cost:
-            return EnoughReason.GAIN, f"an answer adds at most {ahead.index:.2g} and costs {self.cost:.2g}"
+        if cost is not None and ahead.index <= cost:
+            return EnoughReason.GAIN, f"an answer adds at most {ahead.index:.2g} and costs {cost:.2g}"
         return EnoughReason.GAIN, f"{left} more answers add {ahead.attainable:.2g}"
 
-    def _pays(self, votes: Votes, ahead: Outlook) -> bool:
-        if ahead.attainable < self.least_gain or ahead.index <= (self.cost or 0.0):
+    def _pays(self, standing: Standing) -> bool:
+        ahead = standing.outlook
+        if ahead.attainable < self.least_gain or ahead.index <= (standing.cost or 0.0):
             return False
-        return not self.latency or not votes or self._round(votes)[1] > 0
+        return not self.latency or not standing.votes or self._round(standing)[1] > 0
 
-    def _round(self, votes: Votes) -> tuple[int, float]:
+    def _round(self, standing: Standing) -> tuple[int, float]:
         """The most worthwhile number of answers to draw in one round, and its gain over its cost."""
+        votes, cost = standing.votes, standing.cost or 0.0
         most = min(AT_ONCE, self.max_samples - sum(votes))
-        net = [g - (k + 1) * (self.cost or 0.0) - self.latency for k, g in enumerate(gains(votes, most, self.prior))]
+        net = [g - (k + 1) * cost - self.latency for k, g in enumerate(gains(votes, most, self.prior))]
         best = int(np.argmax(net))
         return best + 1, net[best]
 
-    def _count(self, answers: Answers, votes: Votes) -> int:
-        n = answers.n
+    def _count(self, standing: Standing) -> int:
+        answers, votes = standing.answers, standing.votes
         if not isinstance(self.rule, Suffice):
-            return self.rule.soonest(n, self.max_samples) - n
+            return self.rule.soonest(answers.n, self.max_samples) - answers.n
         if self.latency and votes:
-            return self._round(votes)[0]
-        if self.target is not None or (n and self._way is not None):
+            return self._round(standing)[0]
+        if self.target is not None or (answers.n and standing.way is not None):
             return 1  # any answer may be the last
-        cost, cap = self.cost or 0.0, self.max_samples
+        cost, cap = standing.cost or 0.0, self.max_samples
 
         def stops(v: Votes) -> bool:
             ahead = outlook(v, cap, self.prior)
@@ -413,28 +396,6 @@ class Sampling:
 
         failures = int(answers.failed.sum()) if votes else 0
         return certain((*votes, *(1,) * failures), cap, AT_ONCE, stops)
-
-    def _position(self, answers: Answers) -> int:
-        rule = self._way or self.rule
-        return -1 if answers.n == 0 else int(rule.choose(answers)[0])
-
-    def _confidence(self, answers: Answers) -> float:
-        """P(the pick is right)."""
-        position = self._position(answers)
-        if position < 0:
-            return 0.0
-        return float(self._probabilities(answers)[0][answers.clusters[0, position]])
-
-    def _probabilities(self, answers: Answers) -> tuple[np.ndarray, float]:
-        if answers.n == 0:
-            return np.zeros(0), 1.0
-        if self.calibration is not None:
-            way = self._way
-            p, none = self.calibration.probabilities(answers, VOTES if way is None else way.way, self.prior)
-        else:
-            posterior = vote_posterior(max(answers.n, min(self.max_samples, HORIZON)), self.prior)
-            p, none = posterior.probabilities(answers.votes, answers.failed.sum(1))
-        return p[0], float(none[0])
 
     # --- what was told ---
 
@@ -453,6 +414,69 @@ class Sampling:
                 return 0.0
             return sum(seen) / len(seen)
         return (sum(seen) + TOKENS_PRIOR * self.expected_tokens) / (len(seen) + TOKENS_PRIOR)
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """What a sampling makes of the answers that count; each thing is worked out at most once."""
+
+    sampling: Sampling
+    answers: Answers
+
+    @cached_property
+    def votes(self) -> Votes:
+        """Votes in falling order."""
+        return tuple(int(v) for v in self.answers.ranked[0] if v) if self.answers.n else ()
+
+    @cached_property
+    def cost(self) -> float | None:
+        return self.sampling.cost
+
+    @cached_property
+    def way(self) -> Calibrated | None:
+        """How the calibration picks and stops at the present cost; None: by votes alone."""
+        calibration = self.sampling.calibration
+        if calibration is None:
+            return None
+        found = calibration.rule(self.cost or PRICES_FROM, scores=self.sampling.scores, prior=self.sampling.prior)
+        return None if isinstance(found, Suffice) else cast("Calibrated", found)
+
+    @cached_property
+    def outlook(self) -> Outlook:
+        """What drawing on is worth."""
+        answers, most = self.answers, self.sampling.max_samples
+        if answers.n >= most:
+            return NOTHING
+        if self.way is None or not answers.n:
+            return vote_outlook(self.votes, int(answers.failed.sum()), most, self.sampling.prior)
+        return self.way.outlook(answers, most)
+
+    @cached_property
+    def position(self) -> int:
+        """Of the pick; -1 while there is none."""
+        rule = self.way or self.sampling.rule
+        return -1 if self.answers.n == 0 else int(rule.choose(self.answers)[0])
+
+    @cached_property
+    def confidence(self) -> float:
+        """P(the pick is right)."""
+        if self.position < 0:
+            return 0.0
+        return float(self.probabilities[0][self.answers.clusters[0, self.position]])
+
+    @cached_property
+    def probabilities(self) -> tuple[np.ndarray, float]:
+        """P(this cluster is right), and P(none seen is right)."""
+        answers, sampling = self.answers, self.sampling
+        if answers.n == 0:
+            return np.zeros(0), 1.0
+        if sampling.calibration is not None:
+            way = VOTES if self.way is None else self.way.way
+            p, none = sampling.calibration.probabilities(answers, way, sampling.prior)
+        else:
+            posterior = vote_posterior(max(answers.n, min(sampling.max_samples, HORIZON)), sampling.prior)
+            p, none = posterior.probabilities(answers.votes, answers.failed.sum(1))
+        return p[0], float(none[0])
 
 
 def decide(
