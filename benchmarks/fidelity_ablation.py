@@ -188,7 +188,7 @@ def plain(data: Data, prior: Prior, fit: Fit, apart: tuple[bool, ...]) -> Fit:
 
 PATCHES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "plain-kernel": lambda: patch.object(metric_model, "fit_additive", plain),
-    "no-growth": lambda: patch.object(fitting, "RATES", ()),
+    "no-growth": lambda: patch.object(fitting, "POWERS", ()),
 }
 
 

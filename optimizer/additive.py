@@ -38,26 +38,37 @@ SHARES: tuple[Shares, ...] = (
     (0.00, 0.60, 0.40),
 )
 ALL_AT_ONCE: Shares = (0.0, 0.0, 1.0)  # one kernel over all columns
-RATES = (1.0, 2.0, 4.0)  # of growth that are tried
+POWERS = (1.0, 2.0, 4.0, 8.0)  # of growth that are tried
+VANISHING = 1e-5  # how much designs differ farthest from the target, which is not 0 so that logarithms exist
 
 
 @dataclass(frozen=True)
 class Growth:
-    """How much designs differ at a fidelity, relative to the ``target``: exp(-rate * distance from it).
+    """How much designs differ at a fidelity, relative to the ``target``: 1 - distance^power, a product over columns.
 
-    The distance is that of the columns of fidelities, in the cube: far from the target all designs look alike.
+    The distance is relative to the largest in the cube. There all designs look alike, as untrained models do, and the
+    larger the power, the nearer to it they begin to differ.
     """
 
     target: tuple[float, ...]
-    rate: float
+    power: float
 
     def __call__(self, X: Rows, apart: Bool[np.ndarray, " d"]) -> Float64[np.ndarray, " m"]:
-        far: np.ndarray = (np.abs(X - np.array(self.target)) * apart).sum(1)
-        return np.exp(-self.rate * far)
+        size: np.ndarray = self._sizes(self._far(X)).prod(axis=1, where=apart)
+        return size
 
     def log_slope(self, X: Rows, apart: Bool[np.ndarray, " d"]) -> Rows:
         """The gradient of its logarithm in every row."""
-        return -self.rate * np.sign(X - np.array(self.target)) * apart
+        far, t = self._far(X), np.array(self.target)
+        fall = (1.0 - VANISHING) * self.power * far ** (self.power - 1.0) / np.maximum(t, 1.0 - t)
+        return -np.sign(X - t) * apart * fall / self._sizes(far)
+
+    def _far(self, X: Rows) -> Rows:
+        t = np.array(self.target)
+        return np.abs(X - t) / np.maximum(t, 1.0 - t)
+
+    def _sizes(self, far: Rows) -> Rows:
+        return 1.0 - (1.0 - VANISHING) * far**self.power
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def _method_at(target: Target, s: Situation) -> tuple[str, str]:
     names = ", ".join(target.names)
     if s.cost is not None:
         return (
-            "knowledge_gradient_per_cost",
+            "posterior_mean_improvement_per_cost",
             f"the objective counts at the target of {names}; trials elsewhere tell of it",
         )
     return _knowledge_gradient(target), f"what counts is the {target.risk} over {names}"

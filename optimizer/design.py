@@ -104,4 +104,4 @@ def _sobol(definition: Definition) -> Iterator[Float64[np.ndarray, "n d"]]:
     engine = qmc.Sobol(definition.space.draws, rng=definition.seed)
     for _ in range(BLOCKS):
         X = definition.space.from_uniform(np.minimum(engine.random(BLOCK), math.nextafter(1.0, 0.0)))
-        yield definition.target.designs(X) if definition.target is not None and definition.from_target else X
+        yield X if definition.fidelity is None else definition.fidelity.settled(definition.space, X)

@@ -15,8 +15,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
+from .cost import LogCost
 from .errors import InvalidInput
 from .expression import Formula
 from .parameters import Constant
@@ -27,7 +28,7 @@ from .trial import Trial
 Rows = Float64[np.ndarray, "m d"]
 
 CHECKED = 256  # configurations at which a cost has to be positive
-CHEAP = 0.25  # of the cost at the target: from there on a search begins at all fidelities, and else at the target
+WORTHWHILE = 0.5  # of the cost at the target: a trial elsewhere has to cost less
 STEP = 1e-5  # of a continuous column, for the slope of a cost
 KEYS = ("target", "cost", "metric")
 
@@ -97,12 +98,20 @@ class Fidelity:
         measured = [m.value for m in trial.measurements if m.metric == self.metric]
         return measured[-1] if measured else trial.source.cost or 0.0
 
-    def cheap(self, space: Space) -> bool:
-        """Whether a trial may cost less than CHEAP of one at the target; taken to be so where cost is learned."""
+    def worthwhile(self, space: Space) -> bool:
+        """Whether any trial elsewhere may be worth its cost; taken to be so where cost is learned."""
+        formula = self.formula
+        return (
+            formula is None
+            or not dear(FormulaCost(formula, space), self.at(space), _rows_to_check(space, formula)).all()
+        )
+
+    def settled(self, space: Space, X: Rows) -> Rows:
+        """Rows, those that are not worth their cost moved to the target; all as they are where cost is learned."""
         if (formula := self.formula) is None:
-            return True
-        cost, rows = FormulaCost(formula, space), _rows_to_check(space, formula)
-        return bool((cost.mean(rows) < CHEAP * cost.mean(self.at(space).designs(rows))).any())
+            return X
+        target = self.at(space)
+        return np.where(dear(FormulaCost(formula, space), target, X)[:, None], target.designs(X), X)
 
     def spent(self, trials: Iterable[Trial]) -> float:
         """What trials cost together."""
@@ -138,6 +147,11 @@ class FormulaCost:
         """The cost itself."""
         values = self._formula.values(self._space.named(X))
         return np.broadcast_to(np.asarray(values, dtype=float) / self._unit, (len(X),))
+
+
+def dear(cost: LogCost | FormulaCost, target: Target, X: Rows) -> Bool[np.ndarray, " m"]:
+    """Which rows cost too much to be worth a trial that is not at the target."""
+    return np.asarray(cost.mean(X) >= (1.0 - 1e-9) * WORTHWHILE * cost.mean(target.designs(X)))
 
 
 def refuse_structure(space: Space, names: Collection[str], field: str) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from scipy.optimize import minimize
 
 from . import warping
-from .additive import RATES, SHARES, Growth
+from .additive import POWERS, SHARES, Growth
 from .models import (
     MEAN_PRIOR_VARIANCE,
     NOISE_FLOOR,
@@ -233,8 +233,8 @@ def fit_additive(
         best,
         replace(best.hyperparameters, apart=apart, shares=best.hyperparameters.shares or (0.0, 0.0, 1.0)),
     )
-    for rate in RATES:
-        found = _fit_or_none(data, prior, free, replace(start, growth=Growth(target, rate)))
+    for power in POWERS:
+        found = _fit_or_none(data, prior, free, replace(start, growth=Growth(target, power)))
         grown = found if found is not None and found.loss < grown.loss else grown
     return grown if best.loss - grown.loss > EVIDENCE else best
 

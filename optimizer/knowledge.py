@@ -87,14 +87,19 @@ class Definition:
         return sum(counted)
 
     @cached_property
-    def from_target(self) -> bool:
-        """Whether trials begin at the target fidelity, because those elsewhere cost nearly as much."""
-        return self.fidelity is not None and not self.fidelity.cheap(self.space)
+    def at_target(self) -> Definition:
+        """The same study where all trials run at the target of its fidelities."""
+        return self if self.target is None else replace(self, space=self.target.space, fidelity=None)
+
+    @cached_property
+    def elsewhere(self) -> bool:
+        """Whether trials that are not at the target of fidelities may be worth their cost."""
+        return self.fidelity is not None and self.fidelity.worthwhile(self.space)
 
     @property
     def design_size(self) -> int:
         """How many quasi-random trials come before the first model."""
-        fixed = len(self.fidelity.target) if self.fidelity is not None and self.from_target else 0
+        fixed = len(self.fidelity.target) if self.fidelity is not None and not self.elsewhere else 0
         return min(4 + (self.searched - fixed) // 2, 16)
 
 

@@ -314,6 +314,12 @@ def posterior_mean_improvement(s: Situation, fantasies: int) -> KnowledgeGradien
     return KnowledgeGradient(f, visited_designs(s))
 
 
+def posterior_mean_improvement_per_cost(s: Situation, fantasies: int) -> PerCost:
+    """That rise per unit of expected cost."""
+    assert s.cost is not None
+    return PerCost(posterior_mean_improvement(s, fantasies), s.cost)
+
+
 def one_shot_knowledge_gradient(s: Situation, solutions: int, rounds: int, fantasies: int) -> KnowledgeGradient:
     """The knowledge gradient over points that would be best after the trial that it prefers.
 

@@ -179,6 +179,15 @@ METHODS: dict[str, Method] = {
         knows_target=True,
         options={"fantasies": Option(16, 1, 256, whole=True)},
     ),
+    "posterior_mean_improvement_per_cost": Method(
+        "the same divided by the expected cost; with fidelities the rise is that at the target",
+        "knowledge_gradient:posterior_mean_improvement_per_cost",
+        gain=True,
+        needs_cost=True,
+        per_cost=True,
+        knows_target=True,
+        options={"fantasies": Option(16, 1, 256, whole=True)},
+    ),
     "one_shot_knowledge_gradient": Method(
         "the knowledge gradient, improving x and the points that may be best after it in turn",
         "knowledge_gradient:one_shot_knowledge_gradient",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from .at_target import improvement_at_target
+from . import at_target
 from .choice import Choice, choose, choose_improvement, gain_in_unit, source
 from .decision import Advice, Stop, StopReason
 from .design import quasi_random
@@ -75,7 +75,7 @@ def acquisition_values(knowledge: Knowledge, params: Sequence[Params], number: i
     if definition.fidelity is None:
         chosen = _choose(knowledge, knowledge.surrogate, knowledge.pending, rng)
     else:  # where the trial runs depends on what the search finds
-        chosen, _ = _decide(knowledge, knowledge.surrogate, knowledge.pending, rng)
+        chosen, _ = at_target.decide(knowledge, knowledge.surrogate, knowledge.pending, rng)
     values, _ = chosen.acquisition(X)
     if chosen.only is not None:
         values = np.where(np.isclose(chosen.only.designs(X), X).all(1), values, -np.inf)
@@ -104,12 +104,11 @@ def _decide(
     knowledge: Knowledge, surrogate: Surrogate, taken: Sequence[Params], rng: np.random.Generator
 ) -> tuple[Choice, Found | None]:
     """What decides on the next trial, and what it is; None where nothing is left to try."""
+    if knowledge.definition.fidelity is not None:
+        return at_target.decide(knowledge, surrogate, taken, rng)
     chosen = _choose(knowledge, surrogate, taken, rng)
     space = knowledge.definition.space
-    found = maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken), chosen.box)
-    if found is None or knowledge.definition.fidelity is None:
-        return chosen, found
-    return improvement_at_target(knowledge, surrogate, taken, chosen, found, rng) or (chosen, found)
+    return chosen, maximise(chosen.acquisition, space, rng, chosen.incumbents, knowledge.excluded(taken), chosen.box)
 
 
 def _stop(knowledge: Knowledge, taken: Sequence[Params], number: int) -> Stop | None:

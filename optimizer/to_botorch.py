@@ -18,7 +18,7 @@ from gpytorch.means import ConstantMean, Mean
 from gpytorch.settings import min_fixed_noise
 from torch import Tensor
 
-from .additive import AdditiveKernel
+from .additive import VANISHING, AdditiveKernel
 from .kernel import SQRT5, Sites
 from .kernel import Kernel as OurKernel
 from .models import NOISE_FLOOR, GaussianProcess
@@ -85,11 +85,12 @@ def _growth(kernel: OurKernel) -> Callable[[Tensor], Tensor] | None:
     """The sizes of the kernel's parts at rows, part by part; None where they are 1."""
     if not isinstance(kernel, AdditiveKernel) or kernel.growth is None:
         return None
-    rate, columns = kernel.growth.rate, torch.from_numpy(kernel.columns)
-    target = torch.tensor(kernel.growth.target, dtype=torch.float64)
+    power, columns = kernel.growth.power, torch.from_numpy(kernel.columns)
+    target = torch.tensor(kernel.growth.target, dtype=torch.float64)[columns]
 
     def sizes(X: Tensor) -> Tensor:
-        size = torch.exp(-rate * ((X - target).abs() * columns).sum(-1))
+        far = (X[..., columns] - target).abs() / torch.maximum(target, 1.0 - target)
+        size = (1.0 - (1.0 - VANISHING) * far**power).prod(-1)
         return torch.stack([size, torch.ones_like(size), size])
 
     return sizes

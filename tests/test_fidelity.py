@@ -281,7 +281,7 @@ def test_what_trials_cost_together() -> None:
     first = study.ask()
     assert isinstance(first, Trial)
     assert measured.cost_of(first) == 0.0  # nothing is known of it yet
-    assert measured.cost_of(replace(first, source=Source("knowledge_gradient_per_cost", cost=3.0))) == 3.0
+    assert measured.cost_of(replace(first, source=Source("posterior_mean_improvement_per_cost", cost=3.0))) == 3.0
     assert measured.cost_of(study.tell(first, {"objective": 1.0, "seconds": 7.0})) == 7.0
     with pytest.raises(InvalidInput, match="positive seconds"):
         study.tell(study.ask(), {"objective": 1.0, "seconds": 0.0})  # type: ignore[arg-type]
@@ -313,7 +313,7 @@ def coarse(p: dict[str, Any]) -> float:
 
 
 def currin(p: dict[str, Any]) -> float:
-    """Currin's exponential function with a fidelity in one factor (Xiong, Qian and Wu 2013), at its least -13.7987."""
+    """Currin's exponential function with a fidelity in one factor (Xiong, Qian and Wu 2013), above -13.79873."""
     x, y, s = p["x"], max(p["y"], 1e-9), p.get("s", 1.0)
     rise = 1 - (1 - 0.5 * (1 - s)) * math.exp(-1 / (2 * y))
     return float(-rise * (2300 * x**3 + 1900 * x**2 + 2092 * x + 60) / (100 * x**3 + 500 * x**2 + 4 * x + 20))
@@ -327,20 +327,20 @@ def regret_of(study: Study, cost: float) -> float:
         assert isinstance(trial, Trial)
         spent += 0.1 + trial.params.get("s", 1.0) ** 2
         study.tell(trial, currin(trial.params))
-    return currin({**study.best.params, "s": 1.0}) + 13.7987
+    return currin({**study.best.params, "s": 1.0}) + 13.79873
 
 
 def test_cheap_trials_pay() -> None:
-    """With the cost of five trials at the target it finds more than trials at the target alone."""
+    """With the cost of four trials at the target it finds more than trials at the target alone."""
     square, whole = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1)), Space(x=Float(0, 1), y=Float(0, 1))
     fidelity = {"target": {"s": 1.0}, "cost": "0.1 + s**2"}
-    ours = [regret_of(Study(square, fidelity=fidelity, seed=seed), 5.5) for seed in range(2)]
-    alone = [regret_of(Study(whole, seed=seed), 5.5) for seed in range(2)]
+    ours = [regret_of(Study(square, fidelity=fidelity, seed=seed), 4.0) for seed in range(2)]
+    alone = [regret_of(Study(whole, seed=seed), 4.0) for seed in range(2)]
     assert np.mean(np.log10(ours)) < np.mean(np.log10(alone)) - 0.3
 
 
 @pytest.mark.parametrize(
-    ("cost", "cheap"), [("5 + s", False), ("0.34 + s", False), ("0.32 + s", True), ("1 + 9 * (s == 1)", True)]
+    ("cost", "cheap"), [("5 + s", False), ("1 + s", False), ("0.32 + s", True), ("1 + 9 * (s == 1)", True)]
 )
 def test_where_other_fidelities_cost_nearly_as_much_the_search_begins_at_the_target(cost: str, cheap: bool) -> None:
     space = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1))
@@ -377,7 +377,7 @@ def test_a_trial_that_saves_little_is_not_run() -> None:
     assert np.isfinite(found.log_value[2::2]).all()
 
 
-def test_cheaper_trials_that_tell_as_much_take_up_to_half_of_the_cost() -> None:
+def test_trials_that_tell_as_much_for_less_than_half_of_the_cost_are_run() -> None:
     space, fidelity = Space(x=Float(0, 1), y=Float(0, 1), s=Float(0, 1)), {"target": {"s": 1.0}, "cost": "0.5 + s"}
     study = Study(space, fidelity=fidelity, seed=0)
     for i in range(8):  # the fidelity changes nothing, which is known from the start
@@ -388,11 +388,12 @@ def test_cheaper_trials_that_tell_as_much_take_up_to_half_of_the_cost() -> None:
         trial = study.ask()
         assert isinstance(trial, Trial)
         if trial.params["s"] < 1.0:
-            assert trial.source.method == "knowledge_gradient_per_cost"
-            cheap += 0.5 + trial.params["s"]
+            cost = 0.5 + trial.params["s"]
+            assert cost <= 0.5 * 1.5
+            assert trial.source.cost == pytest.approx(cost)
+            cheap += cost
         study.tell(trial, math.sin(6 * trial.params["x"]) + (trial.params["y"] - 0.6) ** 2)
-    assert study.fidelity is not None
-    assert 0.0 < cheap <= 0.5 * study.fidelity.spent(study.trials) + 1.5
+    assert cheap > 0.0
 
 
 def test_before_there_is_a_model_what_breaks_an_outcome_constraint_is_not_recommended() -> None:
@@ -422,13 +423,11 @@ def test_the_recommendation_counts_at_the_target() -> None:
     assert "at the target among" in best.why
     here = study.predict([{**t.params, "s": 1.0} for t in study.trials])
     assert best.mean == pytest.approx(here.mean.min(), rel=1e-6)
-    cheap = [t for t in study.trials if t.source.method == "knowledge_gradient_per_cost"]
-    assert cheap
+    assert {t.source.method for t in study.trials[6:]} == {"posterior_mean_improvement_per_cost"}
     for trial in study.trials[6:]:
         assert trial.source.cost == pytest.approx(0.1 + trial.params["s"])
         assert trial.source.gain is not None
         assert 0 < trial.source.gain < 1
-        assert (trial.params["s"] == 1.0) is (trial not in cheap)
     assert study.advice.gain is not None
     assert study.advice.pays is None
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gpytorch.kernels import Matern52KernelGrad, MaternKernel
 
-from suffice.optimizer.additive import AdditiveKernel, Growth
+from suffice.optimizer.additive import VANISHING, AdditiveKernel, Growth
 from suffice.optimizer.kernel import VALUE, Kernel
 from suffice.optimizer.warping import Warp
 
@@ -49,12 +49,12 @@ def test_a_sum_of_kernels_is_gpytorchs() -> None:
 
 
 def test_designs_differ_the_less_the_farther_from_the_target() -> None:
-    """f = a(s) (g(x) + delta(x, s)) + h(s), with a = exp(-rate |s - target|)."""
+    """f = a(s) (g(x) + delta(x, s)) + h(s), with a = 1 - (|s - target| / the largest)^power."""
     A = np.random.default_rng(1).random((5, 3))
     plain = [
         AdditiveKernel(1.7, 1 / LENGTHSCALES, WARP, GROWN.apart, shares) for shares in ((0.5, 0, 0.2), (0, 0.3, 0))
     ]
-    a, b = np.exp(-1.5 * np.abs(X[:, 1] - 0.7)), np.exp(-1.5 * np.abs(A[:, 1] - 0.7))
+    a, b = (1 - (1 - VANISHING) * (np.abs(rows[:, 1] - 0.7) / 0.7) ** 1.5 for rows in (X, A))
     expected = np.outer(a, b) * plain[0].covariance(X, A) + plain[1].covariance(X, A)
     np.testing.assert_allclose(GROWN.covariance(X, A), expected)
     np.testing.assert_allclose(GROWN.sites(X).cross(A).k, expected.T)
