@@ -93,6 +93,13 @@ def learning_curve(x: np.ndarray, epochs: float) -> float:
     return float(final + (1 - final) * epochs ** -(0.3 + 1.2 * a * (1 - 0.5 * c)))
 
 
+def crossing(x: np.ndarray, epochs: float) -> float:
+    """Learning curves that begin elsewhere and cross: what learns fast does not end well."""
+    a, b, c, d = x
+    final = 0.2 + (a - 0.35) ** 2 + 0.4 * (b - 0.6) ** 2 + 0.2 * (c - d) ** 2 + 0.1 * (d - 0.5) ** 2
+    return float(final + (1.5 + 0.5 * b - final) * math.exp(-(0.03 + 0.25 * a * (1 - 0.5 * b)) * epochs))
+
+
 CENTRES = np.array([[0.2, 0.3, 0.6, 0.7], [0.7, 0.6, 0.3, 0.2], [0.5, 0.8, 0.5, 0.4]])
 HEIGHTS, WIDTHS = np.array([1.0, 0.8, 0.9]), np.array([0.25, 0.3, 0.35])
 
@@ -148,6 +155,7 @@ PROBLEMS = {
     "borehole": Problem(borehole, 8, SHARE, 1.0, "0.1 + s**2"),
     "mixture": Problem(mixture, 4, SHARE, 1.0, "0.05 + s"),
     "learning curve": Problem(learning_curve, 3, Int(1, 81, log=True), 81, "0.02 + s / 81"),
+    "crossing curves": Problem(crossing, 4, Int(1, 50), 50, "0.02 + s / 50"),
     "park": Problem(park, 4, SOURCE, "exact", "1 if s == 'exact' else 0.1"),
     "forrester": Problem(forrester, 1, SOURCE, "exact", "1 if s == 'exact' else 0.1"),
     "camel": Problem(camel, 2, SHARE, 1.0, "(0.5 + s) / 1.5"),

@@ -2,8 +2,7 @@
 
 They are ordinary parameters of the space (a number or an ordinal is a level of fidelity, a categorical a source). What
 counts is the value at their target; a trial elsewhere may say much about it for less. So trials are chosen by what they
-are expected to be worth at the target per unit of what they cost (Poloczek, Wang and Frazier 2017; Wu, Toscano-
-Palmerin, Frazier and Wilson 2019).
+are expected to be worth at the target per unit of what they cost (Poloczek, Wang and Frazier 2017).
 """
 
 from __future__ import annotations
