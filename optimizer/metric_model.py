@@ -6,6 +6,7 @@ results one by one. So all of it depends on the trials alone, and what is asked 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -186,7 +187,9 @@ def choose_headroom(results: Results, sign: float, prior: Prior, *, linear: bool
     """The scale of y under which the results are most probable, and the fit on it (None: no fit succeeded).
 
     The densities of differently scaled y are compared in the metric's own unit, by the Jacobian of the scale (Snelson,
-    Rasmussen and Ghahramani 2004, eq. 6). A logarithmic scale has to be more probable by EVIDENCE.
+    Rasmussen and Ghahramani 2004, eq. 6). A logarithmic scale has to be more probable by EVIDENCE. Every limit is as
+    likely beforehand: else the density of the best result alone, without bound as the limit comes near it, would pick
+    the nearest, beyond which the model cannot imagine anything (Hill 1963 on log-normals of three parameters).
     """
     part = results.part(sign, SUBSET)
     plain = Scale.of(results.values, sign)
@@ -200,7 +203,7 @@ def choose_headroom(results: Results, sign: float, prior: Prior, *, linear: bool
         found = None if scale is None else fit_or_none(part.on(scale), prior, [start])
         if scale is None or found is None:
             continue
-        in_unit = found.loss - part.log_jacobian(scale)
+        in_unit = found.loss - part.log_jacobian(scale) - math.log(headroom)  # which are even in the logarithm
         if in_unit < loss:
             chosen, best, loss = headroom, found, in_unit
     return chosen, best
