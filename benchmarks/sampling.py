@@ -85,7 +85,7 @@ def cap_of(n: int, weak: bool = False) -> Callable[[Pool], np.ndarray]:
 TASKS = {
     "gpqa_8": Task("gpqa_diamond_dev", 8, 60, kept=cap_of(8)),
     "gpqa_8_weak": Task("gpqa_diamond_dev", 8, 300, kept=cap_of(8, weak=True)),
-    "gpqa_16_weak": Task("gpqa_diamond_dev", 16, 150, kept=cap_of(16)),
+    "gpqa_16_weak": Task("gpqa_diamond_dev", 16, 1000, kept=cap_of(16)),
     "tiny_votes": Task("tiny_addition_vllm", 32, 24),
     "humaneval": Task("humaneval_codegen16b_dev", 64, 5, "score"),
     "tiny_lp": Task("tiny_addition_vllm", 32, 8, "score", splits=2),
