@@ -11,12 +11,11 @@ import itertools
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from .cost import LogCost
 from .errors import InvalidInput
 from .expression import Formula
 from .parameters import Constant
@@ -148,7 +147,13 @@ class FormulaCost:
         return np.broadcast_to(np.asarray(values, dtype=float) / self._unit, (len(X),))
 
 
-def dear(cost: LogCost | FormulaCost, target: Target, X: Rows) -> Bool[np.ndarray, " m"]:
+class Priced(Protocol):
+    """Whatever says what each row costs (cost.py has the learned one)."""
+
+    def mean(self, X: Rows) -> Float64[np.ndarray, " m"]: ...
+
+
+def dear(cost: Priced, target: Target, X: Rows) -> Bool[np.ndarray, " m"]:
     """Which rows cost too much to be worth a trial that is not at the target."""
     return np.asarray(cost.mean(X) >= (1.0 - 1e-9) * WORTHWHILE * cost.mean(target.designs(X)))
 

@@ -217,7 +217,7 @@ def test_the_state_is_read_off_the_trials() -> None:
 
 def test_after_a_restart_only_what_came_since_counts() -> None:
     space = Space(x0=Float(0, 1), x1=Float(0, 1))
-    study = run({"name": "trust_region", "failures": 1, "shortest": 0.2, "successes": 50}, 12, space)
+    study = run({"name": "trust_region", "failures": 3, "shortest": 0.2, "successes": 50}, 12, space)
     while "a new beginning" not in (trial := study.ask()).source.why:  # type: ignore[union-attr]
         assert isinstance(trial, Trial)
         study.tell(trial, valley(trial.params))
@@ -229,8 +229,8 @@ def test_after_a_restart_only_what_came_since_counts() -> None:
         trial = study.ask()
     assert "a new beginning" not in trial.source.why  # type: ignore[union-attr]
     _, centre = region_of(study)
-    best = min(study.trials[since:-1], key=lambda t: t.value)
-    np.testing.assert_allclose(centre, space.encode([best.params])[0])
+    after = space.encode([t.params for t in study.trials[since:-1]])  # all worse than what came before
+    assert (np.abs(after - centre).max(1) < 1e-12).any()
 
 
 def test_with_noise_the_centre_is_the_best_posterior_mean() -> None:
