@@ -178,6 +178,9 @@ class Sampling:
         self.calibration, self.scores = calibration, scores
         self._clock, self._start = clock, clock()
         self._told: dict[int, _Told] = {}
+        self._counting: Answers | None = (
+            None  # until another is told: a request asks for the pick and the posterior, too
+        )
         self._issued = 0
 
     # --- ask and tell ---
@@ -215,6 +218,7 @@ class Sampling:
         told = _Told(answer, None if score is None else float(score), None if tokens is None else float(tokens))
         if self._told.setdefault(place, told) != told:
             raise Conflict(f"draw {place} was told before, with another result")
+        self._counting = None
         self._issued = max(self._issued, place + 1)
 
     # --- what is known ---
@@ -226,9 +230,11 @@ class Sampling:
 
     @property
     def answers(self) -> Answers:
-        """The answers that count."""
-        told = [self._told[i] for i in range(self._gap())]
-        return Answers.of([t.answer for t in told], [t.score for t in told], [t.tokens for t in told])
+        """The answers that count; one object until another is told, since what they say is worked out once for each."""
+        if self._counting is None:
+            told = [self._told[i] for i in range(self._gap())]
+            self._counting = Answers.of([t.answer for t in told], [t.score for t in told], [t.tokens for t in told])
+        return self._counting
 
     @property
     def samples(self) -> int:
