@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/fidelity_ablation.py --seeds 4 --cost 12 [--variants fidelity single plain-kernel ...]
 
 Prints the mean log10 regret at the target of the recommended design, after trials of so much cost together (1 is about
-one trial at the target), CPU seconds per ask, and differences at the end from the search at the target alone. Decisions about fidelities are made here, never on the problems of
-`benchmarks/fidelities.py`.
+one trial at the target), CPU seconds per ask, and differences at the end from the search at the target alone. Decisions
+about fidelities are made here, never on the problems of `benchmarks/fidelities.py`.
 """
 
 from __future__ import annotations
