@@ -60,7 +60,7 @@ def plot_curves(results: Results, path: Path) -> None:
             starts = lines_of[0]["starts"]
             if starts:
                 axis.axvline(starts + 0.5, color="black", linewidth=0.8, linestyle=":")
-        if measure != "loss":
+        if axis.dataLim.ymin > 0:  # a loss need not be
             axis.set_yscale("log")
             axis.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1, 0.5)))
         noisy = kind_of(problem) == "noisy"

@@ -18,8 +18,6 @@ from .target import Target
 from .threads import one_blas_thread
 from .trial import Trial
 
-DOUBT = 1.0  # standard deviations at the target by which designs are recommended below their means
-
 
 @one_blas_thread
 def recommend(knowledge: Knowledge) -> Best:
@@ -56,12 +54,7 @@ def recommend(knowledge: Knowledge) -> Best:
 
 
 def _recommend_design(knowledge: Knowledge, target: Target, trials: Sequence[Trial]) -> Best:
-    """The evaluated design of the best value where values count; while there is no model, the best trial so far.
-
-    With fidelities a mean alone would reward what is least known: of many designs that were never tried at the target,
-    the best mean belongs to the one that the model is most wrong about. So one standard deviation is taken off (the
-    effective best solution of Huang, Allen, Notz and Miller 2006).
-    """
+    """The evaluated design of the best value where values count; while there is no model, the best trial so far."""
     definition, surrogate = knowledge.definition, knowledge.surrogate
     goal = definition.goal
     if surrogate is None:
@@ -70,19 +63,15 @@ def _recommend_design(knowledge: Knowledge, target: Target, trials: Sequence[Tri
         why = f"best observed value, whatever {', '.join(target.names)} (there is no model yet)"
         return Best(trial, None, None, why, _picked(definition, target, trial.params))
     trials, X = moved(target.space, trials)
-    mean, sd = target.posterior(surrogate.objective.gp, X)
+    means, sds = surrogate.objective.scale.backward(*target.posterior(surrogate.objective.gp, X))
     feasible = target.everywhere(surrogate.feasible(target.rows(X)))
-    if definition.environment is None:
-        worth, measure = mean - DOUBT * sd, "posterior mean less its standard deviation at the target"
-    else:
-        worth, measure = mean, f"posterior {target.risk}"
+    measure = "posterior mean at the target" if definition.environment is None else f"posterior {target.risk}"
     why = f"best {measure} among {len(trials)} evaluated designs"
     if not feasible.any():
         feasible[:] = True
         why += "; none of them is expected to satisfy the outcome constraints"
-    i = int(np.argmax(np.where(feasible, worth, -np.inf)))
-    means, sds = surrogate.objective.scale.backward(mean[[i]], sd[[i]])
-    return Best(trials[i], float(means[0]), float(sds[0]), why, _picked(definition, target, trials[i].params))
+    i = int(np.argmax(np.where(feasible, goal.objective.sign * means, -np.inf)))
+    return Best(trials[i], float(means[i]), float(sds[i]), why, _picked(definition, target, trials[i].params))
 
 
 def _picked(definition: Definition, target: Target, params: Params) -> Params:
