@@ -36,6 +36,7 @@ RESTART_SECONDS = 1.0  # between workers that do not even start
 FORGET_SECONDS = 2.0  # that a worker may still spend on a study that was deleted
 CLAIM_SECONDS = 0.5  # between claims of a study that another replica has: it may have gone
 REFILL_SECONDS = 1.0  # that an ask waits for what another replica computes, before it looks for itself
+TICK = 0.001  # seconds of uvloop's clock: its timers may come a rounding error before their time
 IDLE_SECONDS = 60.0  # after which a study that nobody asks about is left to other replicas, and forgotten
 
 Answer = asyncio.Future[dict[str, Any]]
@@ -246,7 +247,7 @@ class Engine:
         """When that will be; somebody will look for work then."""
         assert self._loop is not None
         due = self._loop.time() + seconds
-        self._loop.call_at(due, self._work.set)
+        self._loop.call_at(due + TICK, self._work.set)
         return due
 
     def _desk(self, study_id: int) -> Desk:

@@ -1,19 +1,22 @@
 """The engine: workers that compute, what becomes of them, and what the service does meanwhile."""
 
+import asyncio
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import uvloop
 from live import PATIENCE, Bench, Process, Service, ending, measured, serving
 from sqlmodel import col, select
 
+from suffice.api.engine import Engine
 from suffice.api.store import Store
 from suffice.api.tables import SuggestionRow
 from suffice.api.wire import TrialAdd
@@ -112,6 +115,42 @@ def when_waiting(service: Service, count: int, monkeypatch: pytest.MonkeyPatch) 
 
 
 # --- what is computed, and when ---------------------------------------------------------------------------------------
+
+
+class Noting:
+    """An engine worker that only says that it was given a job."""
+
+    id = 1
+
+    def __init__(self) -> None:
+        self.given = asyncio.Event()
+
+    async def start(self) -> bool:
+        return True
+
+    async def do(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        self.given.set()
+        return {"result": {"current": True, "ready": 1}}
+
+    async def gone(self) -> None:
+        await asyncio.Event().wait()
+
+    def kill(self) -> None: ...
+
+    async def end(self) -> None: ...
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_every_change_is_refreshed_though_nothing_else_happens(run: Callable[..., None]):
+    async def change() -> None:
+        worker = Noting()
+        async with Engine(1, lambda aside: worker).running() as engine, asyncio.timeout(PATIENCE):
+            for _ in range(30):  # uvloop's clock has a timer come too early three times in ten
+                engine.wake(1)
+                await worker.given.wait()
+                worker.given.clear()
+
+    run(change())
 
 
 def test_many_tells_are_one_refresh(odd: Odd):
