@@ -59,11 +59,16 @@ class Results:
         return [line for (q, p, _), line in self.runs.items() if (q, p) == (problem, peer)]
 
     def scores(self, problem: str, among: Sequence[str] | None = None) -> np.ndarray:
-        """Peer by seed, over the seeds that all the problem's peers were run with; infinite without a result."""
+        """Peer by seed, over the seeds that all the problem's peers were run with; infinite without a result.
+
+        Whoever cannot express the problem would say so for every seed, and takes none away.
+        """
         peers = [p for p in self.peers_of(problem) if among is None or p in among]
-        seeds = [{s for q, p, s in self.runs if (q, p) == (problem, peer)} for peer in peers]
+        able = [p for p in peers if self.expressible(problem, [p])]
+        seeds = [{s for q, p, s in self.runs if (q, p) == (problem, peer)} for peer in able]
         common = sorted(set.intersection(*seeds)) if seeds else []
-        return np.array([[score_of(self.runs[problem, peer, seed]) for seed in common] for peer in peers])
+        rows = [[score_of(self.runs[problem, p, s]) if p in able else math.inf for s in common] for p in peers]
+        return np.array(rows)
 
     def expressible(self, problem: str, among: Sequence[str]) -> bool:
         """Whether none of these peers had to say that it cannot express the problem."""

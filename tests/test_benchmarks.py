@@ -303,6 +303,16 @@ def test_suffice_stands_where_its_scores_put_it():
     assert [peer for peer, *_ in groups[0][1]] == ["ax", "suffice"]
 
 
+def test_who_cannot_express_a_problem_takes_no_seeds_from_the_others():
+    def line(peer: str, seed: int, **fields: Any) -> Line:
+        job = {"kind": "run", "peer": peer, "problem": "digits", "seed": seed, "start": "shared", "trials": 50}
+        return {"job": job, "status": "ok", "measure": "loss", **fields}
+
+    told = [line(peer, s, score=float(s)) for peer in ("suffice", "ax") for s in range(5 if peer == "ax" else 4)]
+    scores = results.Results([*told, line("hebo", 0, status="cannot")], "shared").scores("digits")
+    assert scores.tolist() == [[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, 3.0], [float("inf")] * 4]
+
+
 def test_the_search_is_compared_with_thousands_of_starts():
     (job,) = qualities([12], [0])[:1]
     line = main(job)
