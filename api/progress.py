@@ -16,7 +16,7 @@ class Progress:
 
     done: int
     total: int | None  # None: until the service says stop
-    best: float | None  # the best value told in this run; None for several objectives, too
+    best: float | None  # the best value that counts, of this run's; None for several objectives, too
     best_trial: int | None
     failed: int
     lost: int

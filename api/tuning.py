@@ -91,10 +91,16 @@ class Run:
 
     def _compare(self, trial: Any) -> None:
         objectives = self.study.info.objectives
-        if len(objectives) == 1 and trial.state == "COMPLETED" and trial.value is not None:
+        if len(objectives) == 1 and trial.state == "COMPLETED" and trial.value is not None and self._counts(trial):
             sign = 1 if objectives[0].direction == "minimize" else -1
             if self.best is None or sign * trial.value < sign * self.best.value:
                 self.best = trial
+
+    def _counts(self, trial: Any) -> bool:
+        """Whether its value is what the study is about, not one at another fidelity or under some conditions."""
+        info = self.study.info
+        target = {} if info.fidelity is None else info.fidelity.target
+        return info.environment is None and all(trial.params[name] == value for name, value in target.items())
 
     def progress(self) -> Progress:
         """Where the run stands."""

@@ -155,6 +155,23 @@ def test_workers_evaluate_at_the_same_time(client: Client):
     assert (seen[-1].best, seen[-1].best_trial, seen[-1].total) == (0.0, 3, 8)
 
 
+def test_the_best_so_far_is_one_that_counts(client: Client):
+    parameters = {**X, "s": {"type": "float", "low": 0, "high": 1}}
+    rows = [{"x": 3.0, "s": 0.0}, {"x": 1.0, "s": 1.0}, {"x": 2.0, "s": 1.0}]
+    fidelity = {"target": {"s": 1.0}, "cost": "0.1 + s"}
+    weather = {"s": "uniform"}
+    for name, fields, bests in (
+        ("fidelity", {"fidelity": fidelity}, [None, 4.0, 1.0]),
+        ("environment", {"environment": weather}, [None] * 3),
+    ):
+        study = client.create_study(name, parameters, budget=len(rows), **fields)
+        for row in rows:
+            study.enqueue(row)
+        seen: list[Progress] = []
+        study.optimize(lambda params: (params["x"] - 3) ** 2, progress=seen.append)
+        assert [p.best for p in seen] == bests
+
+
 def test_a_function_that_wants_the_trial_gets_it(client: Client):
     study = queued(client, 1)
 
