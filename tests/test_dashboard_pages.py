@@ -282,7 +282,10 @@ def test_the_first_question_is_asked_once_and_early(visitor: Visitor):
     first = "/v1/dashboard/studies/bowl"
     scripts = [i for i, url in enumerate(asked) if url.endswith("/study.js")]
     assert asked.index(first) < scripts[0]
-    fetched = visitor.page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+    names = "performance.getEntriesByType('resource').map((one) => one.name)"
+    # An answer is listed once it has come whole: the picture may stand before the table's.
+    visitor.page.wait_for_function(f"{names}.some((name) => name.includes('/trials?'))")
+    fetched = visitor.page.evaluate(names)
     before_the_table = fetched[: next(i for i, url in enumerate(fetched) if "/trials?" in url)]
     assert sum(url.endswith(first) for url in before_the_table) == 1  # what was asked early is what was used
 
